@@ -18,10 +18,13 @@ __all__ = [
     "InvalidScenario",
     "InvalidSpecification",
     "MailboxFull",
+    "MessageTooLarge",
     "NoSuchActor",
+    "NoSuchMethod",
     "NoSuchNode",
     "NotPicklable",
     "PropertyViolated",
+    "RemoteError",
     "RuntimeFailure",
     "StartFailed",
 ]
@@ -112,13 +115,56 @@ class MailboxFull(RuntimeFailure):
 
 
 class NotPicklable(RuntimeFailure, TypeError):
-    """A message holds what cannot cross to another process."""
+    """A message holds what cannot cross to another process; `what` says which: arguments, or result."""
 
-    def __init__(self, name: str, method: str, detail: str) -> None:
-        super().__init__(f"the arguments of {method!r} for {name!r} cannot be pickled: {detail}")
+    def __init__(self, name: str, method: str, detail: str, what: str = "arguments") -> None:
+        super().__init__(f"the {what} of {method!r} for {name!r} cannot be pickled: {detail}")
         self.name = name
         self.method = method
         self.detail = detail
+        self.what = what
+
+
+class MessageTooLarge(RuntimeFailure, ValueError):
+    """A message, or the answer to one, is larger than a frame may be: it was not sent."""
+
+    def __init__(self, name: str, method: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"a message for {method!r} of {name!r} is {size_bytes} bytes and a frame holds {limit_bytes}; "
+            "send it in pieces, or put it in a file and send the path"
+        )
+        self.name = name
+        self.method = method
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class NoSuchMethod(RuntimeFailure, AttributeError):
+    """An actor has no public method of that name: nothing ran, and the actor lives on."""
+
+    # AttributeError keeps `name` in a slot, out of __dict__, where it would not survive pickling.
+    def __init__(self, actor: str, method: str, allowed: tuple[str, ...], suggestion: str = "") -> None:
+        meant = f"; did you mean {suggestion!r}?" if suggestion else ""
+        super().__init__(f"{actor!r} has no method {method!r}{meant} (it has: {', '.join(allowed) or 'none'})")
+        self.actor = actor
+        self.method = method
+        self.allowed = allowed
+        self.suggestion = suggestion
+
+
+class RemoteError(RuntimeFailure):
+    """An actor's method raised an exception that cannot be rebuilt in this process.
+
+    `type_name`, `text` and `traceback` are the original's, as text.
+    """
+
+    def __init__(self, name: str, method: str, type_name: str, text: str, traceback: str) -> None:
+        super().__init__(f"{method!r} of {name!r} raised {type_name}: {text}")
+        self.name = name
+        self.method = method
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
 
 
 class StartFailed(ColosError):
@@ -165,7 +211,7 @@ class PropertyViolated(ColosError, AssertionError):
         self.detail = detail
 
 
-class HarnessBroken(BaseException):  # noqa: N818 - the field's word; and not an Exception on purpose
+class HarnessBroken(BaseException):
     """The test machine itself failed (a heal, a sandbox, a start): no verdict on the system.
 
     `left` names what may still be standing.

@@ -1,0 +1,52 @@
+"""What ``st.data()`` draws inside a rule, recorded while searching and given back while replaying."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Draws", "RecordedData", "snapshot"]
+
+
+def snapshot(value: object) -> object:
+    """A copy that a rule's later changes do not reach; the value itself where it cannot be copied."""
+    if isinstance(value, str | int | float | bytes | bool | None):
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return value  # locks, sockets: such a value is no part of a scenario anyway, and saving says so
+
+
+class Draws:
+    """The draws of one step, in order: first those to give back, then what is drawn beyond them."""
+
+    def __init__(self, replayed: Sequence[object] = ()) -> None:
+        self._replayed = list(replayed)
+        self._taken: list[object] = []
+
+    def take(self, data: Any, strategy: Any, label: str | None) -> Any:
+        """The next draw.  When there are no recorded ones left, the strategy decides."""
+        value = self._replayed.pop(0) if self._replayed else data.draw(strategy, label)
+        self._taken.append(snapshot(value))
+        return value
+
+    def taken(self) -> tuple[object, ...]:
+        """What was drawn so far."""
+        return tuple(self._taken)
+
+
+class RecordedData:
+    """Stands in for Hypothesis's data object in a rule's arguments."""
+
+    def __init__(self, data: Any, draws: Draws) -> None:
+        self._data = data
+        self._draws = draws
+
+    def __repr__(self) -> str:
+        return "data(...)"
+
+    def draw(self, strategy: Any, label: str | None = None) -> Any:
+        """As ``data.draw`` does."""
+        return self._draws.take(self._data, strategy, label)

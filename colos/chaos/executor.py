@@ -1,0 +1,408 @@
+"""THE interpreter: boots a system in a fresh sandbox, applies steps, checks, heals, judges.
+
+Searching, confirming, minimising and replaying all drive this one class, which alone touches a
+system (DESIGN 5).  It runs on the main thread; the author's coroutines run on the loop beside it.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hypothesis.errors import HypothesisException, StopTest, UnsatisfiedAssumption
+
+from colos.chaos import builtin
+from colos.chaos.bridge import OpDeadline, Outlet
+from colos.chaos.fault import Fault, Lease, Site
+from colos.chaos.journal import Journal
+from colos.chaos.properties import Outcome, Property, Verdict, Violation
+from colos.chaos.sandbox.session import Session
+from colos.chaos.sandbox.spec import SandboxSpec
+from colos.chaos.scenario import Heal, Inject, Op, describe
+from colos.chaos.system import RunningSystem, System
+from colos.errors import (
+    ActorExited,
+    CallTimeout,
+    ConnectionLost,
+    FaultUnavailable,
+    HarnessBroken,
+    MailboxFull,
+    NoSuchActor,
+    NoSuchNode,
+    PropertyViolated,
+    StartFailed,
+)
+
+if TYPE_CHECKING:
+    from colos.chaos.machine import ChaosMachine
+
+__all__ = ["REFUSALS", "UNKNOWNS", "Deadlines", "Executor", "Setting"]
+
+#: What a client may be told about an operation that did not happen.
+REFUSALS: tuple[type[BaseException], ...] = (
+    ActorExited,
+    NoSuchActor,
+    NoSuchNode,
+    MailboxFull,
+    ConnectionRefusedError,
+)
+#: What a client sees when an operation may or may not have happened.
+UNKNOWNS: tuple[type[BaseException], ...] = (
+    CallTimeout,
+    ConnectionLost,
+    OpDeadline,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+    EOFError,
+)
+#: How Hypothesis steers a test case; never an outcome of an operation.
+_STEERING = (StopTest, UnsatisfiedAssumption, HypothesisException)
+_FIRST_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long the executor waits, in seconds, for each kind of thing."""
+
+    start_s: float = 20.0
+    step_s: float = 10.0
+    settle_s: float = 2.0
+    heal_s: float = 5.0
+    stop_s: float = 10.0
+
+
+@dataclass
+class Setting:
+    """What all runs of one item share."""
+
+    session: Session
+    outlet: Outlet
+    system: System
+    properties: tuple[Property, ...]
+    kinds: Mapping[str, type[Fault]]
+    journal: Journal
+    spec: SandboxSpec
+    refusals: tuple[type[BaseException], ...] = ()
+    unknowns: tuple[type[BaseException], ...] = ()
+    without: frozenset[str] = frozenset()
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    #: Faults that really fired, and `sometimes` that came true, over all runs so far.
+    fired: Counter[str] = field(default_factory=Counter)
+    injected: Counter[str] = field(default_factory=Counter)
+    mechanisms: dict[str, str] = field(default_factory=dict)
+    seen_sometimes: set[str] = field(default_factory=set)
+
+
+class Executor:
+    """One run of one machine in one sandbox.  `close` must follow, whatever happened."""
+
+    def __init__(self, setting: Setting, machine: ChaosMachine) -> None:
+        self.setting = setting
+        self.machine = machine
+        self.steps: list[Op | Inject | Heal] = []
+        self.violation: Violation | None = None
+        self.leases: dict[str, Lease] = {}
+        self.fired: Counter[str] = Counter()
+        #: The end of what the system wrote to its standard output and error, once the run is closed.
+        self.last_output = ""
+        self._kind_of: dict[str, str] = {}
+        self._stack = ExitStack()
+        self._running: RunningSystem | None = None
+        self._site: Site | None = None
+        self._descriptors: builtin.DescriptorCount | None = None
+        self._journal = setting.journal
+
+    # --- boot ---------------------------------------------------------------------------
+
+    @property
+    def booted(self) -> bool:
+        """Whether the system stands."""
+        return self._running is not None
+
+    def boot(self) -> None:
+        """Make the sandbox and start the system in it.  Raises `HarnessBroken` when it does not start."""
+        self._journal.restart()
+        self._journal.record("example", tier=self.setting.session.tier, system=repr(self.setting.system))
+        sandbox = self.setting.session.sandbox(self.setting.spec)
+        self._stack.callback(sandbox.destroy)
+        running = self.setting.system.boot(sandbox)
+        self._running = running
+        try:
+            running.wait_ready(self.setting.deadlines.start_s)
+        except StartFailed as error:
+            raise HarnessBroken("the system under test", str(error)) from None
+        group = self._stack.enter_context(self.setting.outlet.example())
+        client = running.client()
+        if client is not None:
+            running.attach(self.setting.outlet.enter(self._stack, client))
+        self._site = Site(sandbox, running)
+        self._descriptors = builtin.DescriptorCount(sandbox)
+        self._descriptors.look()
+        self.machine.__dict__["system"] = running
+        self.machine.__dict__["tasks"] = group
+        self._check_always()
+
+    # --- steps --------------------------------------------------------------------------
+
+    def op(self, step: Op, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[bool, Any]:
+        """Apply an operation: call the author's rule; returns whether it was done, and what it returned."""
+        self._begin(step)
+        try:
+            value = self.setting.outlet.call(
+                function, self.machine, timeout_s=self.setting.deadlines.step_s, **kwargs
+            )
+        except _STEERING:
+            raise
+        # First: CallTimeout is an OSError too, and may be named so by the author's refusals.
+        except self.setting.unknowns as error:
+            self._journal.record("outcome", outcome="unknown", detail=_short(error))
+        except self.setting.refusals as error:
+            self._journal.record("outcome", outcome="refused", detail=_short(error))
+        except Exception as error:
+            self._violate(_name_of(error, f"rule:{step.name}"), _told(error))
+        else:
+            self._journal.record("outcome", outcome="done")
+            self._end_step()
+            return True, value
+        if self.violation is None:
+            self._end_step()
+        return False, None
+
+    def amend(self, step: Op) -> None:
+        """Put what the last operation gave (results, draws) into its recorded step."""
+        self.steps[-1] = step
+
+    def inject(self, step: Inject) -> None:
+        """Apply a fault.  Raises `FaultUnavailable` where it cannot be made real here."""
+        self._begin(step)
+        assert self._site is not None
+        kind = self.setting.kinds[step.fault]
+        unavailable = kind.unavailable(self.setting.session)
+        if unavailable is not None:
+            raise FaultUnavailable(step.fault, *unavailable)
+        try:
+            lease = kind.inject(self._site, step.target, step.args)
+        except OSError as error:
+            raise HarnessBroken(f"injecting {describe(step)}", str(error)) from error
+        self.setting.injected[step.fault] += 1
+        self.setting.mechanisms[step.fault] = lease.mechanism
+        self._kind_of[step.id] = step.fault
+        self.leases[step.id] = lease
+        self._journal.record("fault-fired", id=step.id, mechanism=lease.mechanism, proof=lease.fired())
+        if not lease.lasting:
+            self._end_lease(step.id)
+        self._end_step()
+
+    def skip(self, step: Op, why: str) -> None:
+        """Leave out an operation that has no meaning in this run."""
+        self._journal.record("note", skipped=describe(step), why=why)
+
+    def next_lease_id(self) -> str:
+        """A name for the next fault's lease."""
+        return f"f{sum(isinstance(step, Inject) for step in self.steps) + 1}"
+
+    def active_steps(self) -> list[Inject]:
+        """The faults that act now."""
+        return [step for step in self.steps if isinstance(step, Inject) and step.id in self.leases]
+
+    def heal(self, step: Heal) -> None:
+        """Apply a heal; one whose fault is over already does nothing."""
+        self._begin(step)
+        self._end_lease(step.id)
+        self._end_step()
+
+    def _begin(self, step: Op | Inject | Heal) -> None:
+        if not self.booted:
+            self.boot()
+        self.steps.append(step)
+        self._journal.record("step", n=len(self.steps), step=describe(step))
+
+    def _end_step(self) -> None:
+        self._settle()
+        self._check_always()
+        self._look_for_sometimes()
+
+    def _settle(self) -> None:
+        quiet = self._ask_quiet()
+        if not quiet:
+            self._journal.record("settle", quiet=False, waited_s=self.setting.deadlines.settle_s)
+        elif self._descriptors is not None:
+            self._descriptors.look()
+
+    def _ask_quiet(self) -> bool:
+        assert self._running is not None
+        wait_s = self.setting.deadlines.settle_s
+        try:
+            return bool(self.setting.outlet.call(self._running.quiet, wait_s, timeout_s=wait_s + 1.0))
+        except (*REFUSALS, *UNKNOWNS):
+            return False  # a stopped or dead root cannot tell; the properties will
+
+    # --- properties ---------------------------------------------------------------------
+
+    def _check_always(self) -> None:
+        if self.machine._initialize_rules_to_run:
+            return  # the author's model is not complete yet, as for Hypothesis's invariants
+        for declared in self.setting.properties:
+            if declared.kind == "always" and self.violation is None:
+                failure = self._evaluate(declared)
+                if failure is not None:
+                    self._violate(declared.full_name, failure)
+
+    def _look_for_sometimes(self) -> None:
+        for declared in self.setting.properties:
+            if declared.kind == "sometimes" and declared.name not in self.setting.seen_sometimes:
+                try:
+                    seen = self.setting.outlet.call(
+                        declared.function, self.machine, timeout_s=self.setting.deadlines.step_s
+                    )
+                except (AssertionError, *self.setting.refusals, *self.setting.unknowns):
+                    seen = False
+                if seen or seen is None:
+                    self.setting.seen_sometimes.add(declared.name)
+                    self._journal.record("property", name=declared.full_name, seen=True)
+
+    def _evaluate(self, declared: Property, *, final: bool = False) -> str | None:
+        """Why a property does not hold now, or None.
+
+        While faults act, a system that cannot be asked has not violated anything (`final` is not such a time).
+        """
+        try:
+            value = self.setting.outlet.call(declared.function, self.machine, timeout_s=self.setting.deadlines.step_s)
+        except _STEERING:
+            raise
+        except (*self.setting.refusals, *self.setting.unknowns) as error:
+            self._journal.record("property", name=declared.full_name, unobserved=_short(error))
+            return f"it could not be observed: {_short(error)}" if final else None
+        except Exception as error:
+            return _told(error)
+        return "it returned False" if value is False else None
+
+    def _violate(self, name: str, detail: str, *, step: int | None = -1) -> None:
+        at = len(self.steps) - 1 if step == -1 else step
+        self.violation = Violation(name, detail, at)
+        self._journal.record("verdict", outcome=Outcome.VIOLATED.value, property=name, step=at, detail=detail)
+
+    # --- the end ------------------------------------------------------------------------
+
+    def finish(self) -> Verdict:
+        """Heal everything, check what must come to hold, stop the system, check the built-in properties."""
+        if not self.booted:
+            return Verdict(Outcome.NOT_EXERCISED, reason="there was no step")
+        self.heal_all()
+        if self.violation is None:
+            self._settle()
+            self._check_eventually()
+        if self.violation is None:
+            self._check_builtin()
+        if self.violation is not None:
+            return Verdict(Outcome.VIOLATED, self.violation)
+        outcome = Outcome.HELD if self.fired else Outcome.NOT_EXERCISED
+        self._journal.record("verdict", outcome=outcome.value, fired=dict(self.fired))
+        return Verdict(outcome, reason="" if self.fired else "no fault fired")
+
+    def heal_all(self) -> None:
+        """End every lease, last first.  Raises `HarnessBroken` for one that does not heal."""
+        for lease_id in reversed(list(self.leases)):
+            self._end_lease(lease_id)
+
+    def _end_lease(self, lease_id: str) -> None:
+        lease = self.leases.pop(lease_id, None)
+        if lease is None:
+            return
+        kind = self._kind_of[lease_id]
+        try:
+            proof = lease.fired()
+            lease.heal()
+        except OSError as error:
+            raise HarnessBroken(f"healing {kind} ({lease_id})", str(error), (kind,)) from error
+        if proof is not None:
+            self.fired[kind] += 1
+            self.setting.fired[kind] += 1
+        deadline = time.monotonic() + self.setting.deadlines.heal_s
+        while not lease.is_healed():
+            if time.monotonic() > deadline:
+                raise HarnessBroken(
+                    f"healing {kind} ({lease_id})",
+                    f"the machine still shows it after {self.setting.deadlines.heal_s:g} s",
+                    (kind,),
+                )
+            time.sleep(_FIRST_PAUSE_S)  # observing: the kernel tells nobody when a limit or a mount changed
+        self._journal.record("heal", id=lease_id, fault=kind, proof=proof)
+
+    def _check_eventually(self) -> None:
+        for declared in self.setting.properties:
+            if declared.kind != "eventually" or self.violation is not None:
+                continue
+            deadline, pause_s = time.monotonic() + declared.within_s, _FIRST_PAUSE_S
+            while (failure := self._evaluate(declared, final=True)) is not None:
+                if time.monotonic() + pause_s > deadline:
+                    self._violate(declared.full_name, f"not within {declared.within_s:g} s: {failure}", step=None)
+                    return
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _check_builtin(self) -> None:
+        """What the kernel's tables must show after healing, and after the system has stopped."""
+        assert self._running is not None
+        assert self._descriptors is not None
+        sandbox, without = self._running.sandbox, self.setting.without
+        found: Violation | None = None
+        if "no_zombie" not in without:
+            found = builtin.zombies(sandbox)
+        if found is None and "no_descriptor_leak" not in without:
+            found = self._descriptors.leak()
+        if found is None:
+            stopped = self._running.stop(self.setting.deadlines.stop_s)
+            if "no_process_outlives_the_system" not in without:
+                if not stopped:
+                    wait_s = self.setting.deadlines.stop_s
+                    detail = f"it was asked to stop with SIGTERM and still ran {wait_s:g} s later"
+                    found = Violation("builtin:no_process_outlives_the_system", detail)
+                else:
+                    found = builtin.outliving(sandbox)
+        if found is not None:
+            self._violate(found.name, found.detail, step=None)
+
+    def close(self) -> None:
+        """Destroy the sandbox and everything in it; leases end with what they acted on.
+
+        Healing comes first, so that no thread of ours goes on signalling; the sandbox goes whatever
+        healing says.
+        """
+        try:
+            if self._running is not None:
+                self.last_output = self._running.sandbox.output()
+            self.heal_all()
+        finally:
+            self.leases.clear()
+            self._stack.close()
+
+
+def _name_of(error: Exception, otherwise: str) -> str:
+    return error.name if isinstance(error, PropertyViolated) else otherwise
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _told(error: Exception) -> str:
+    """The exception for a person: its text first, then where it came from, without our own frames."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "/colos/chaos/" not in frame.filename and "/anyio/" not in frame.filename
+    ]
+    where = "".join(traceback.format_list(frames)).rstrip()
+    notes = "\n".join(getattr(error, "__notes__", ()))
+    said = "".join(traceback.format_exception_only(error)).rstrip() if not notes else f"{_short(error)}\n{notes}"
+    return f"{said}\n{where}" if where else said
+
+

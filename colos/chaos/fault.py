@@ -1,0 +1,190 @@
+"""Faults as kinds, leases as what is given for one, and the site where they act.
+
+A kind is one class in one file of `colos.chaos.faults`; defining it registers it.  An instance is
+an author's declaration ("kill any of these"), from which steps are drawn; a step names a kind, a
+target and arguments, and injecting it gives a `Lease`, whose end heals (after turmoil's guards and
+TigerBeetle's habit of a check beside every heal).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from colos.errors import InvalidSpecification
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    from colos.chaos.sandbox.handle import Sandbox, Target
+    from colos.chaos.sandbox.session import Session
+
+__all__ = ["EVERYTHING", "Fault", "Lease", "Overlays", "Reach", "Site", "fault_kinds", "matches"]
+
+#: The pattern of a declaration that names no target.
+EVERYTHING = "*"
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a target's path is meant by a path or a pattern such as ``ledger/*``."""
+    return path == pattern or fnmatch.fnmatchcase(path, pattern)
+
+
+class Reach(Protocol):
+    """What a fault asks of a running system: its live processes by path or pattern."""
+
+    def targets(self, pattern: str) -> list[Target]:
+        """Every live process that is meant; the caller closes them."""
+        ...
+
+
+class Overlays:
+    """Several leases on one quantity: the tightest holds; the last one out restores.
+
+    Leases may end in any order, so none may simply put back what it found.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[object, dict[int, float]] = {}
+        self._original: dict[object, Any] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._held
+
+    def hold(self, key: object, lease: Lease, value: float, original: Callable[[], Any]) -> float:
+        """Add a lease's value; returns the one that holds now."""
+        if key not in self._original:
+            self._original[key] = original()
+        held = self._held.setdefault(key, {})
+        held[id(lease)] = value
+        return min(held.values())
+
+    def release(self, key: object, lease: Lease) -> tuple[float | None, Any]:
+        """Drop a lease's value: what holds now (None when nothing does), and what was there first."""
+        held = self._held.get(key, {})
+        held.pop(id(lease), None)
+        original = self._original.get(key)
+        if not held:
+            self._held.pop(key, None)
+            self._original.pop(key, None)
+            return None, original
+        return min(held.values()), original
+
+
+class Site:
+    """Where faults act during one run: a sandbox, the system in it, and what is held already."""
+
+    def __init__(self, sandbox: Sandbox, reach: Reach) -> None:
+        self.sandbox = sandbox
+        self.reach = reach
+        self.overlays = Overlays()
+        #: Processes that a lease keeps stopped, by pid and start time: nobody else may continue them.
+        self.stopped: set[tuple[int, int]] = set()
+
+
+class Lease(ABC):
+    """One injected fault.  `mechanism` names the OS facility that made it real."""
+
+    mechanism: str = ""
+    #: Whether it acts until healed; a kill is over at once.
+    lasting: bool = True
+
+    @abstractmethod
+    def fired(self) -> str | None:
+        """The proof that it acts or acted, in a few words; None when it did not."""
+
+    @abstractmethod
+    def heal(self) -> None:
+        """End it.  Raises `OSError` when the kernel refuses.  May be called twice."""
+
+    @abstractmethod
+    def is_healed(self) -> bool:
+        """Whether the machine shows that it is over (observed, not remembered)."""
+
+
+_KINDS: dict[str, type[Fault]] = {}
+
+
+class Fault(ABC):
+    """An author's declaration of one kind of fault, and the kind itself.
+
+    `parameters` are the names that a step of this kind may carry, with the default of each:
+    a step leaves defaults out.
+    """
+
+    kind: ClassVar[str]
+    parameters: ClassVar[Mapping[str, object]] = {}
+    #: Whether a step of this kind names processes.
+    targeted: ClassVar[bool] = True
+    #: What a person reads in the documentation and in `colos doctor`.
+    summary: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **extra: object) -> None:
+        super().__init_subclass__(**extra)
+        if "kind" in cls.__dict__:
+            _KINDS[cls.kind] = cls
+
+    def __init__(self, target: str = EVERYTHING) -> None:
+        self.target = target
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.target!r})"
+
+    # --- what a machine can do ----------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls, session: Session) -> tuple[str, str] | None:
+        """None where it can be made real; else the reason and the cure."""
+
+    # --- generation ---------------------------------------------------------------------
+
+    def candidates(self, topology: Sequence[str]) -> tuple[str, ...]:
+        """What a step may name: each declared process that matches, and the pattern for all of them."""
+        if not self.targeted:
+            return ()
+        single = [path for path in topology if matches(path, self.target)]
+        if not single:
+            raise InvalidSpecification(
+                f"{self!r} matches nothing in the system's topology; it has: {', '.join(topology)}"
+            )
+        return (*single, self.target) if len(single) > 1 else tuple(single)
+
+    @abstractmethod
+    def arguments(self) -> SearchStrategy[dict[str, object]]:
+        """What a step may carry beside its target."""
+
+    def deaths(self, target: str | None, topology: Sequence[str]) -> int:
+        """How many processes a step of this fault may end: a system survives only so many (`tolerance`)."""
+        del target, topology
+        return 0
+
+    # --- action -------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
+        """Make it real.  Raises `OSError` when the kernel refuses, `FaultUnavailable` where it cannot be."""
+
+    @classmethod
+    def complete(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A step's arguments with the defaults put back."""
+        return {**cls.parameters, **arguments}
+
+    @classmethod
+    def shorten(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A step's arguments without those that are at their default."""
+        return {name: value for name, value in arguments.items() if cls.parameters.get(name, ...) != value}
+
+
+def fault_kinds() -> Mapping[str, type[Fault]]:
+    """Every kind there is, by name; importing the files of `colos.chaos.faults` registers them."""
+    from colos.chaos import faults  # noqa: PLC0415 - the kinds import this module
+
+    for module in pkgutil.iter_modules(faults.__path__):
+        importlib.import_module(f"{faults.__name__}.{module.name}")
+    return _KINDS

@@ -1,0 +1,201 @@
+"""A full disk: no bytes left, or no inodes left.
+
+Mechanisms: in `namespaces` the data disk is a tmpfs of the sandbox's own, remounted to what is
+used; in `bare` the calls that need space are answered by the watchdog (seccomp user notification),
+and no host disk is ever filled.  Proof: a probe that meets ENOSPC, or the watchdog's own count.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hypothesis import strategies as st
+
+from colos.chaos.fault import Fault, Lease, Site
+from colos.chaos.sandbox.spec import NAMESPACES
+from colos.errors import FaultUnavailable, InvalidSpecification
+
+if TYPE_CHECKING:
+    from colos.chaos.sandbox.session import Session
+
+__all__ = ["DiskFull"]
+
+RESOURCES = ("bytes", "inodes")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TRIES = 20
+
+
+class DiskFull(Fault):
+    """The system's data disk has `free` more bytes (whole pages) or inodes, and then gives ENOSPC."""
+
+    kind = "disk-full"
+    targeted = False
+    summary = "the data disk has no bytes, or no inodes, left: ENOSPC, and short writes before it"
+    parameters: ClassVar[Mapping[str, object]] = {"resource": "bytes", "free": 0}
+
+    def __init__(self, *, resources: Sequence[str] = RESOURCES) -> None:
+        super().__init__()
+        self.resources = tuple(_resource(name) for name in resources)
+
+    def __repr__(self) -> str:
+        return f"DiskFull(resources={self.resources})"
+
+    @classmethod
+    def unavailable(cls, session: Session) -> tuple[str, str] | None:
+        """The sandbox's own tmpfs, or trapped system calls."""
+        if session.tier == NAMESPACES:
+            return None
+        reason = session.probe_syscalls()
+        if reason is None:
+            return None
+        return f"bare sandboxes need seccomp user notification: {reason}", "a kernel of 5.6 or newer, or user namespaces"
+
+    def arguments(self) -> st.SearchStrategy[dict[str, object]]:
+        """Which resource ends, and how much of it is left."""
+        choices = []
+        if "bytes" in self.resources:
+            choices.append(st.fixed_dictionaries({"resource": st.just("bytes"), "free": st.sampled_from((0, 4096))}))
+        if "inodes" in self.resources:
+            choices.append(st.fixed_dictionaries({"resource": st.just("inodes"), "free": st.integers(0, 1)}))
+        return st.one_of(choices)
+
+    @classmethod
+    def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
+        """Fill the disk, in the way of the tier."""
+        del target
+        complete = cls.complete(arguments)
+        resource, free = _resource(complete["resource"]), int(complete["free"])
+        if site.sandbox.tier == NAMESPACES:
+            return _Remounted(site, resource, free)
+        if not site.sandbox.trapping:
+            raise FaultUnavailable(cls.kind, "this bare sandbox traps no system calls", "see `colos doctor`")
+        return _Trapped(site, resource, free)
+
+
+def _resource(name: object) -> str:
+    if name not in RESOURCES:
+        raise InvalidSpecification(f"a disk runs out of {' or '.join(RESOURCES)}, not of {name!r}")
+    return str(name)
+
+
+class _Remounted(Lease):
+    """The tmpfs holds what it holds and `free` more."""
+
+    mechanism = "tmpfs-remount"
+
+    def __init__(self, site: Site, resource: str, free: int) -> None:
+        self._site = site
+        self._resource = resource
+        self._key = ("disk", resource)
+        self._path = site.sandbox.outside("{data}")
+        self._free = free
+        total = self._total()
+        self._original = total
+        self._ballast = self._one_page() if resource == "bytes" else -1
+        for _ in range(_TRIES):  # EINVAL when the system wrote more between our look and the remount
+            used = self._used()
+            wanted = used + free
+            holds = int(site.overlays.hold(self._key, self, wanted, lambda: total))
+            try:
+                self._apply(holds)
+                break
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    site.overlays.release(self._key, self)
+                    raise
+        else:
+            site.overlays.release(self._key, self)
+            raise OSError(errno.EINVAL, f"the data disk grew faster than it could be limited ({_TRIES} tries)")
+        self._proof = self._probe()
+
+    def _one_page(self) -> int:
+        """Hold a page in a file without a name: a tmpfs shrunk to the 0 bytes that it uses is unlimited."""
+        if self._used():
+            return -1
+        descriptor = os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600)
+        os.posix_fallocate(descriptor, 0, _PAGE)
+        return descriptor
+
+    def _used(self) -> int:
+        state = os.statvfs(self._path)
+        if self._resource == "bytes":
+            return (state.f_blocks - state.f_bfree) * state.f_frsize
+        return state.f_files - state.f_ffree
+
+    def _total(self) -> int:
+        state = os.statvfs(self._path)
+        return state.f_blocks * state.f_frsize if self._resource == "bytes" else state.f_files
+
+    def _apply(self, value: int) -> None:
+        if self._resource == "bytes":
+            self._site.sandbox.remount_data(size=value)
+        else:
+            self._site.sandbox.remount_data(inodes=value)
+
+    def _probe(self) -> str | None:
+        """Ask for one more than is left, in a file without a name that the system cannot see."""
+        opened: list[int] = []
+        try:
+            for _ in range(self._free + 1 if self._resource == "inodes" else 1):
+                opened.append(os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600))
+            if self._resource == "bytes":
+                os.posix_fallocate(opened[0], 0, self._free + _PAGE)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                return f"a probe met ENOSPC with {self._free} {self._resource} left"
+            raise
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+        return None
+
+    def fired(self) -> str | None:
+        return self._proof
+
+    def heal(self) -> None:
+        holds, original = self._site.overlays.release(self._key, self)
+        if holds is not None:
+            self._apply(int(holds))
+        elif original is not None:
+            self._apply(int(original))
+        if self._ballast >= 0:
+            os.close(self._ballast)
+            self._ballast = -1
+
+    def is_healed(self) -> bool:
+        return self._key in self._site.overlays or self._total() >= self._original
+
+
+class _Trapped(Lease):
+    """The watchdog answers the calls that would need more than is left."""
+
+    mechanism = "seccomp-notify"
+
+    def __init__(self, site: Site, resource: str, free: int) -> None:
+        self._site = site
+        self._free = free
+        self._resource = resource
+        self._healed = False
+        if resource == "bytes":
+            site.sandbox.trap("limit", free, None)
+        else:
+            site.sandbox.trap("limit", None, free)
+
+    def fired(self) -> str | None:
+        if self._healed:
+            return self._proof
+        hits: dict[str, int] = self._site.sandbox.trap("hits")
+        self._proof = ", ".join(f"{name} given {count} times" for name, count in hits.items() if count) or None
+        return self._proof
+
+    def heal(self) -> None:
+        if not self._healed:
+            self.fired()
+            self._site.sandbox.trap("lift")
+            self._healed = True
+
+    def is_healed(self) -> bool:
+        return self._healed

@@ -1,0 +1,349 @@
+"""ChaosMachine: a Hypothesis state machine whose rules become steps.
+
+Hypothesis only generates here.  Rules are wrapped so that calling one records a step and has the
+executor apply it; faults and heals are rules of their own, made from the class's declarations.
+Everything that touches a system is the executor's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from hypothesis import strategies as st
+from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
+from hypothesis.stateful import (
+    INITIALIZE_RULE_MARKER,
+    INVARIANT_MARKER,
+    RULE_MARKER,
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    multiple,
+    precondition,
+    rule,
+)
+from hypothesis.strategies import DataObject
+
+from colos.chaos.draws import Draws, RecordedData, snapshot
+from colos.chaos.fault import Fault, matches
+from colos.chaos.properties import Property, Violation, properties_of
+from colos.chaos.scenario import Heal, Inject, Op, Ref
+from colos.chaos.system import System
+from colos.errors import InvalidSpecification
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from colos.chaos.executor import Executor
+
+__all__ = [
+    "ChaosMachine",
+    "SearchEnded",
+    "SeededProvider",
+    "author_rules",
+    "declared_properties",
+]
+
+_AUTHOR = "__colos_author__"
+_FAULT_RULE = "_colos_fault_"
+
+
+class SeededProvider(HypothesisProvider):
+    """Hypothesis's own distribution of values, drawn anew for every example.
+
+    Being a backend of its own, it keeps Hypothesis's tree of choices out: the outcomes of real
+    faults differ from run to run, and a tree that sees them calls the strategies flaky.
+    """
+
+
+AVAILABLE_PROVIDERS["colos"] = SeededProvider
+
+
+class SearchEnded(BaseException):
+    """Leaves Hypothesis at the first violation, past its replaying and shrinking of live processes."""
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(violation.name)
+        self.violation = violation
+
+
+class ChaosMachine(RuleBasedStateMachine):
+    """Declare `system`, `faults`, rules and properties; pytest does the rest.
+
+    `refusals` are exceptions that a client may be told (the operation did not happen), `unknowns`
+    those after which it may or may not have happened; any other exception from a rule is a
+    violation.  `without` switches built-in properties off by name.  `data_bytes` and `data_inodes`
+    are the size of the data disk.  Inside rules and properties, `self.system` is the running
+    system, and `self.tasks` a task group that lives as long as the example.
+    """
+
+    system: ClassVar[Any]
+    faults: ClassVar[Sequence[Fault]] = ()
+    refusals: ClassVar[tuple[type[BaseException], ...]] = ()
+    unknowns: ClassVar[tuple[type[BaseException], ...]] = ()
+    without: ClassVar[Sequence[str]] = ()
+    backend: ClassVar[str] = "asyncio"
+    data_bytes: ClassVar[int] = 64 << 20
+    data_inodes: ClassVar[int] = 16384
+    writable: ClassVar[Sequence[str]] = ()
+
+    tasks: TaskGroup
+    # Set by the driver on each instance.
+    _executor: Executor | None = None
+    _unavailable: Mapping[str, str] = {}
+    _is_known: Callable[[Executor], bool] = staticmethod(lambda executor: False)
+    #: The example is over though Hypothesis goes on with it: a known failure was met.
+    _over: bool = False
+    _deaths: int = 0
+
+    def __init_subclass__(cls, **extra: object) -> None:
+        super().__init_subclass__(**extra)
+        for name, member in inspect.getmembers(cls):
+            for marker in (RULE_MARKER, INITIALIZE_RULE_MARKER):
+                declared = getattr(member, marker, None)
+                if declared is not None and not hasattr(declared.function, _AUTHOR):
+                    setattr(cls, name, _as_step(member, marker, declared))
+        if "faults" in cls.__dict__:
+            cls._declare_faults()
+
+    @classmethod
+    def _declare_faults(cls) -> None:
+        """One rule for each fault of this class, in place of those that a base class declared."""
+        for name in [name for name in dir(cls) if name.startswith(_FAULT_RULE)]:
+            setattr(cls, name, None)
+        for index, fault in enumerate(cls.faults):
+            if not isinstance(fault, Fault):
+                raise InvalidSpecification(f"{cls.__name__}.faults holds {fault!r}; faults look like Kill('ledger/*')")
+            name = f"{_FAULT_RULE}{index}_{fault.kind.replace('-', '_')}"
+            setattr(cls, name, _fault_rule(fault, name))
+        setattr(cls, f"{_FAULT_RULE}heal", _heal_rule() if cls.faults else None)
+
+    # --- what Hypothesis calls ----------------------------------------------------------
+
+    def check_invariants(self, settings: Any, output: Any, runtimes: Any) -> None:
+        """Nothing: the executor checks every property after each step."""
+
+    def teardown(self) -> None:
+        """Finish the run and destroy its sandbox; a run that an exception left is only destroyed."""
+        executor = self._executor
+        if executor is None:
+            return
+        try:
+            if sys.exc_info()[1] is None and not self._over:
+                executor.finish()
+        finally:
+            executor.close()
+        if not self._over:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Leave Hypothesis at a violation; at one that is known already, end this example only."""
+        executor = self._require_executor()
+        if executor.violation is not None:
+            if not self._is_known(executor):
+                raise SearchEnded(executor.violation)
+            self._over = True
+
+    # --- what the rules call ------------------------------------------------------------
+
+    def _apply_op(self, function: Callable[..., Any], declared: Any, kwargs: dict[str, Any]) -> Any:
+        executor = self._require_executor()
+        if self._over:
+            return multiple() if declared.targets else None
+        draws = Draws()
+        step = Op(function.__name__, recorded_arguments(self, declared, kwargs), (), ())
+        done, value = executor.op(step, function, _with_draws(kwargs, draws))
+        values = value.values if isinstance(value, MultipleResults) else (value,)
+        results = new_names(self, declared.targets, len(values)) if done else ()
+        executor.amend(dataclasses.replace(step, results=results, draws=draws.taken()))
+        self._judge()
+        if declared.targets and not done:
+            return multiple()  # what was refused has no result
+        return value
+
+    def _apply_fault(self, fault: Fault, choice: tuple[str | None, dict[str, object]]) -> None:
+        if not self._over:
+            executor = self._require_executor()
+            target, arguments = choice
+            executor.inject(Inject(fault.kind, executor.next_lease_id(), target, fault.shorten(arguments)))
+            self._deaths += fault.deaths(target, self._topology())
+            self._judge()
+
+    def _apply_heal(self, choice: int) -> None:
+        if not self._over:
+            executor = self._require_executor()
+            active = list(executor.leases)
+            if active:
+                executor.heal(Heal(active[choice % len(active)]))
+                self._judge()
+
+    def _require_executor(self) -> Executor:
+        if self._executor is None:
+            raise InvalidSpecification(
+                f"{type(self).__name__} is a ChaosMachine: name it Test… in a test module and run it with pytest; "
+                "its rules do nothing by themselves"
+            )
+        return self._executor
+
+    # --- which faults may come next -----------------------------------------------------
+
+    @classmethod
+    def _topology(cls) -> tuple[str, ...]:
+        return tuple(cls.system.topology()) if isinstance(cls.system, System) else ()
+
+    def _possible(self, fault: Fault) -> list[str | None]:
+        """The targets that a step of this fault may name now: none that it acts on already."""
+        executor = self._executor
+        if executor is None or fault.kind in self._unavailable:
+            return []
+        topology = self._topology()
+        active = [step.target for step in executor.active_steps() if step.fault == fault.kind]
+        if not fault.targeted:
+            return [] if active else [None]
+        tolerance = self.system_declaration().tolerance()
+        left = None if tolerance is None else tolerance - self._deaths
+        return [
+            target
+            for target in fault.candidates(topology)
+            if not any(other is not None and (matches(target, other) or matches(other, target)) for other in active)
+            and (left is None or fault.deaths(target, topology) <= left)
+        ]
+
+    @classmethod
+    def system_declaration(cls) -> System:
+        """What the class declares as its system.  Raises `InvalidSpecification` when it declares none."""
+        declared = getattr(cls, "system", None)
+        if not isinstance(declared, System):
+            raise InvalidSpecification(
+                f"{cls.__name__}.system is {declared!r}; declare system = ActorSystem(…) or CommandSystem(…)"
+            )
+        return declared
+
+
+# --- from rules to steps and back --------------------------------------------------------
+
+
+def author_rules(cls: type[ChaosMachine]) -> dict[str, tuple[Callable[..., Any], Any]]:
+    """Every rule of the author's by name: the function, and Hypothesis's declaration of it."""
+    found = {}
+    for _, member in inspect.getmembers(cls):
+        for marker in (RULE_MARKER, INITIALIZE_RULE_MARKER):
+            declared = getattr(member, marker, None)
+            author = getattr(getattr(declared, "function", None), _AUTHOR, None)
+            if author is not None:
+                found[author.__name__] = (author, declared)
+    return found
+
+
+def declared_properties(cls: type[ChaosMachine]) -> tuple[Property, ...]:
+    """The author's properties; a Hypothesis `invariant` counts as `always`."""
+    invariants = [
+        Property("always", declared.function.__name__, _guarded(declared))
+        for _, member in inspect.getmembers(cls)
+        if (declared := getattr(member, INVARIANT_MARKER, None)) is not None
+    ]
+    return (*properties_of(cls), *invariants)
+
+
+def _guarded(declared: Any) -> Callable[..., Any]:
+    """An invariant under its preconditions; a coroutine stays one."""
+    if not declared.preconditions:
+        return cast("Callable[..., Any]", declared.function)
+
+    def holds(machine: ChaosMachine) -> bool:
+        return all(condition(machine) for condition in declared.preconditions)
+
+    if inspect.iscoroutinefunction(declared.function):
+
+        async def checked_async(machine: ChaosMachine) -> Any:
+            return await declared.function(machine) if holds(machine) else None
+
+        return checked_async
+    return lambda machine: declared.function(machine) if holds(machine) else None
+
+
+def _as_step(member: Any, marker: str, declared: Any) -> Any:
+    """The same rule, whose function records a step and has the executor apply it."""
+    author = declared.function
+
+    @functools.wraps(author)
+    def apply(self: ChaosMachine, **kwargs: Any) -> Any:
+        return self._apply_op(author, declared, kwargs)
+
+    setattr(apply, _AUTHOR, author)
+
+    @functools.wraps(member)
+    def direct(*args: Any, **kwargs: Any) -> Any:
+        return member(*args, **kwargs)  # one rule that calls another: a plain call, part of the same step
+
+    setattr(direct, marker, dataclasses.replace(declared, function=apply))
+    return direct
+
+
+def _fault_rule(fault: Fault, name: str) -> Any:
+    """A rule that injects this fault, with a target that is free for it."""
+
+    def inject(self: ChaosMachine, choice: tuple[str | None, dict[str, object]]) -> None:
+        self._apply_fault(fault, choice)
+
+    inject.__name__ = inject.__qualname__ = name
+    setattr(inject, _AUTHOR, None)
+    choices = st.runner().flatmap(
+        lambda machine: st.tuples(st.sampled_from(machine._possible(fault)), fault.arguments())
+    )
+    return precondition(lambda self: bool(self._possible(fault)))(rule(choice=choices)(inject))
+
+
+def _heal_rule() -> Any:
+    def heal_fault(self: ChaosMachine, choice: int) -> None:
+        self._apply_heal(choice)
+
+    setattr(heal_fault, _AUTHOR, None)
+    ready = precondition(lambda self: self._executor is not None and bool(self._executor.leases))
+    return ready(rule(choice=st.integers(0, 7))(heal_fault))
+
+
+def _is_data(value: object) -> bool:
+    return isinstance(value, DataObject)
+
+
+def _with_draws(kwargs: Mapping[str, Any], draws: Draws) -> dict[str, Any]:
+    return {name: RecordedData(value, draws) if _is_data(value) else value for name, value in kwargs.items()}
+
+
+def recorded_arguments(machine: ChaosMachine, declared: Any, kwargs: Mapping[str, Any]) -> dict[str, object]:
+    """A rule's arguments as a scenario keeps them: bundle values by name, everything else by value."""
+    recorded: dict[str, object] = {}
+    for name, value in kwargs.items():
+        if _is_data(value):
+            continue
+        if isinstance(declared.arguments.get(name), Bundle):
+            recorded[name] = _reference(machine, declared.arguments[name], value)
+        elif isinstance(value, list) and value and all(not _is_plain(item) for item in value):
+            recorded[name] = [_reference(machine, None, item) for item in value]
+        else:
+            recorded[name] = snapshot(value)
+    return recorded
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | float | bytes | bool | None)
+
+
+def _reference(machine: ChaosMachine, bundle: Any, value: object) -> object:
+    """The name of a bundle value; the value itself when it is none (a mapped bundle gives new values)."""
+    for name in reversed(machine.names_list):
+        of_bundle = bundle is None or name.rpartition("_")[0] == bundle.name
+        if of_bundle and machine.names_to_values[name] is value:
+            return Ref(name)
+    return snapshot(value)
+
+
+def new_names(machine: ChaosMachine, targets: Sequence[str], count: int) -> tuple[str, ...]:
+    """The names that Hypothesis is about to give the results of a rule."""
+    return tuple(f"{target}_{machine.names_counters[target] + n}" for target in targets for n in range(count))

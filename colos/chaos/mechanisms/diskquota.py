@@ -1,0 +1,249 @@
+"""A full disk for some processes and one directory, decided call by call; no byte of disk is used up.
+
+Every call that may take space below the data directory is trapped (`TRAPS`, see `syscalls`) and
+asks `DiskQuota.handle`.  While there is no limit, or the call needs no new block or inode, the
+kernel carries it out.  Otherwise it ends as on a full tmpfs or ext4: ENOSPC, or a short write up
+to the last block to be had, which the supervisor makes in the caller's stead through a duplicate
+of its descriptor (same offset, same O_APPEND).
+
+Exact: writing within allocated blocks, overwriting, holes, appending, short writes, space given
+back by truncate and unlink, hard links, files deleted but open (see `diskusage` for how each is
+counted, and what is approximated there).  Two callers cannot both get the last block: a call that
+was let go and has not taken effect yet is counted (for at most 0.25 s) as if it had.
+
+Not seen, or different from a real disk:
+
+- stores through a writable mmap, io_uring, and reflinks (FICLONE) take space unnoticed;
+- truncate and ftruncate take no space: growing makes a hole, as it does everywhere;
+- directories, short symbolic links and hard links take no block (as on tmpfs), link takes no inode;
+- one call makes a short write of at most 16 MiB in the caller's stead;
+- where the arguments are wrong in other ways too, a full disk may be reported in place of them;
+- a file opened outside the directory through a hard link counts only from its second name on;
+- paths are resolved in the supervisor's root: a caller that did chroot(2) is not followed;
+- before Linux 5.19 a signal may repeat a short write that has been made already.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from colos.chaos.mechanisms.diskcalls import (
+    CREATES,
+    CREATING,
+    WRITING,
+    Write,
+    c_int,
+    perform,
+    would_create,
+    would_write,
+)
+from colos.chaos.mechanisms.diskusage import BLOCK, Key, Tree, allocated, key_of, reach
+from colos.chaos.mechanisms.syscalls import Listener, Notification, Trap, number_of, open_of
+from colos.errors import InvalidSpecification
+
+__all__ = ["TRAPS", "DiskQuota"]
+
+TRAPS: tuple[Trap, ...] = (
+    *(Trap(name) for name in WRITING),
+    *(Trap(name, argument=at, mask=CREATES) if at else Trap(name) for name, (_, _, at) in CREATING.items()),
+)
+
+_SHORT_MAX = 16 << 20
+_TAKES_EFFECT_S = 0.25
+_CALLERS_OWN = (errno.EFAULT, errno.EBADF, errno.ENAMETOOLONG)  # bad arguments: the kernel says so itself
+_BOUNDLESS = 1 << 62
+
+
+class _Gone(Exception):  # noqa: N818 - not an error
+    """The caller no longer waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A call that was let go: what will be there when it has taken effect."""
+
+    call: str
+    since: float
+    key: Key | None = None
+    blocks: int = 0
+    path: str | None = None  # "" for a file without a name
+
+
+class DiskQuota:
+    """How much more the processes of one listener may put below `root`.
+
+    `hits` counts what was really returned since `limit`: ``"ENOSPC"``, and ``"short"`` for writes
+    cut short.  `errors` keeps the last problems met while deciding; the calls concerned were let go.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._tree = Tree(os.path.realpath(root))
+        self._limited = False
+        self._blocks_cap: int | None = None
+        self._inodes_cap: int | None = None
+        self._pending: dict[int, _Pending] = {}
+        self.hits: dict[str, int] = {}
+        self.errors: deque[str] = deque(maxlen=100)
+
+    def limit(self, *, bytes_free: int | None = None, inodes_free: int | None = None) -> None:
+        """From now on, that much more than is used now and no further; None sets no limit of that sort.
+
+        Bytes are given in whole blocks of 4096, rounded down.  Replaces an earlier limit, resets `hits`.
+        """
+        if (bytes_free or 0) < 0 or (inodes_free or 0) < 0:
+            raise InvalidSpecification(f"less than nothing cannot be free: {bytes_free} bytes, {inodes_free} inodes")
+        self._pending.clear()
+        sizes = self._tree.measure()
+        self._blocks_cap = None if bytes_free is None else sum(sizes.values()) + bytes_free // BLOCK
+        self._inodes_cap = None if inodes_free is None else len(sizes) + inodes_free
+        self._limited = not (bytes_free is None and inodes_free is None)
+        self.hits = {}
+
+    def lift(self) -> None:
+        """No limit any more; `hits` stays readable."""
+        self._limited = False
+        self._blocks_cap = self._inodes_cap = None
+        self._pending.clear()
+
+    def handle(self, listener: Listener, notification: Notification) -> None:
+        """Decide and answer.  Never raises for what a caller does, and never leaves it waiting."""
+        outcome: int | None = None
+        try:
+            self._tree.saw(notification.pid)
+            if self._limited:
+                outcome = self._decide(listener, notification)
+        except _Gone:
+            return
+        except Exception as error:
+            callers_own = isinstance(error, OSError) and error.errno in _CALLERS_OWN
+            if not callers_own and listener.is_valid(notification):
+                self.errors.append(f"{notification.call} of {notification.pid} was let go: {error!r}")
+        if outcome is None:
+            listener.proceed(notification)
+        elif outcome < 0:
+            if listener.fail(notification, -outcome):
+                self._hit(errno.errorcode.get(-outcome, str(-outcome)))
+        elif listener.answer(notification, outcome):
+            self._hit("short")
+
+    def _hit(self, what: str) -> None:
+        self.hits[what] = self.hits.get(what, 0) + 1
+
+    def _decide(self, listener: Listener, n: Notification) -> int | None:
+        """None to let it go, else what the call returns, as the kernel says it: negative is an errno."""
+        self._over(n.pid)  # it calls again
+        if n.call in CREATING:
+            return self._creating(listener, n) if self._inodes_cap is not None else None
+        return self._writing(listener, n) if self._blocks_cap is not None else None
+
+    # --- what is free -----------------------------------------------------------------------
+
+    def _over(self, pid: int) -> None:
+        """The call that `pid` was let go with has taken effect, or never will."""
+        pending = self._pending.pop(pid, None)
+        if pending and pending.path == "":
+            self._tree.know_nameless(pid)
+
+    def _usage(self) -> tuple[dict[Key, int], int]:
+        """Blocks by inode, and inodes that are not there yet; calls under way counted as done."""
+        # First who is still at it, then the walk: one that ends in between is seen by the walk.
+        for pid in [pid for pid, pending in self._pending.items() if not _under_way(pid, pending)]:
+            self._over(pid)
+        sizes = self._tree.measure()
+        coming = 0
+        for pending in self._pending.values():
+            if pending.key is None:
+                coming += 1
+            elif pending.key in sizes:
+                sizes[pending.key] = max(sizes[pending.key], pending.blocks)
+        return sizes, coming
+
+    # --- writing ----------------------------------------------------------------------------
+
+    def _writing(self, listener: Listener, n: Notification) -> int | None:
+        fd = c_int(n.args[WRITING[n.call]])
+        if not self._concerns(n.pid, fd):
+            return None
+        descriptors = [open_of(n.pid, fd)]
+        try:
+            write = would_write(n, descriptors)
+            return self._judge(listener, n, write) if write else None
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _concerns(self, pid: int, fd: int) -> bool:
+        """Whether that descriptor is a regular file below the root."""
+        path = f"/proc/{pid}/fd/{fd}"
+        try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                return False
+            if self._tree.holds(os.readlink(path)):
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # a bad descriptor, or nobody: the kernel knows what to say
+        return status.st_nlink > 1 and key_of(status) in self._tree.measure()  # by a name elsewhere
+
+    def _judge(self, listener: Listener, n: Notification, write: Write) -> int | None:
+        assert self._blocks_cap is not None
+        ranges = allocated(f"/proc/self/fd/{write.fd}", write.status)
+        _, wanted = reach(ranges, write.start, write.end, _BOUNDLESS)
+        if not wanted:
+            return None  # in place
+        key = key_of(write.status)
+        self._tree.know(key)
+        sizes, _ = self._usage()
+        free = self._blocks_cap - sum(sizes.values())
+        if wanted <= free:
+            self._pending[n.pid] = _Pending(n.call, time.monotonic(), key, sizes.get(key, 0) + wanted)
+            return None
+        end, _ = reach(ranges, write.start, write.end, free)
+        file_size_max = resource.prlimit(n.pid, resource.RLIMIT_FSIZE)[0]
+        if file_size_max != resource.RLIM_INFINITY and write.start >= file_size_max:
+            return None  # EFBIG and SIGXFSZ: the kernel's business
+        if file_size_max != resource.RLIM_INFINITY:
+            end = min(end, file_size_max)
+        if not listener.is_valid(n):
+            raise _Gone
+        if end <= write.start or n.call == "fallocate":  # which gets all or nothing
+            return -errno.ENOSPC
+        return perform(n, write, min(end - write.start, _SHORT_MAX))
+
+    # --- creating ---------------------------------------------------------------------------
+
+    def _creating(self, listener: Listener, n: Notification) -> int | None:
+        path = would_create(n, self._tree)
+        if path is None:
+            return None
+        sizes, coming = self._usage()
+        assert self._inodes_cap is not None
+        if len(sizes) + coming < self._inodes_cap:
+            self._pending[n.pid] = _Pending(n.call, time.monotonic(), path=path)
+            return None
+        if not listener.is_valid(n):
+            raise _Gone
+        return -errno.ENOSPC
+
+
+def _under_way(pid: int, pending: _Pending) -> bool:
+    """Whether a call that was let go may still have to take effect.  proc(5), /proc/PID/syscall."""
+    if time.monotonic() - pending.since > _TAKES_EFFECT_S:
+        return False
+    if pending.path and os.path.lexists(pending.path):
+        return False
+    try:
+        with open(f"/proc/{pid}/syscall", "rb") as now:
+            first = now.read().split(maxsplit=1)[0]
+    except PermissionError:
+        return True
+    except (OSError, IndexError):
+        return False  # gone
+    # A waiting thread says in which call; a running one may be on its way into ours.
+    return first == b"running" or first == str(number_of(pending.call)).encode()

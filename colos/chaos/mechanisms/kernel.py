@@ -1,0 +1,160 @@
+"""System calls that Python does not offer, through the C library, with errno checked.
+
+Sources: prctl(2), unshare(2), setns(2), mount(2), umount2(2), mount_setattr(2), capset(2), sethostname(2),
+netdevice(7).  Call numbers of the generic table are the same on every architecture since
+Linux 5.1, which is why one number serves x86_64 and aarch64 below.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+
+__all__ = [
+    "CLONE_NEWIPC",
+    "CLONE_NEWNET",
+    "CLONE_NEWNS",
+    "CLONE_NEWPID",
+    "CLONE_NEWUSER",
+    "CLONE_NEWUTS",
+    "MS_BIND",
+    "MS_NODEV",
+    "MS_NOSUID",
+    "MS_PRIVATE",
+    "MS_RDONLY",
+    "MS_REC",
+    "MS_REMOUNT",
+    "become_subreaper",
+    "die_with_parent",
+    "drop_privileges",
+    "loopback_up",
+    "mount",
+    "no_new_privileges",
+    "set_hostname",
+    "set_read_only",
+    "setns",
+    "unshare",
+]
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+
+_PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_SIGKILL = 9
+_SYS_MOUNT_SETATTR = 442
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+_MOUNT_ATTR_RDONLY = 1
+_CAPABILITY_VERSION_3 = 0x20080522
+_LAST_CAPABILITY = 40
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave the shared namespaces in `flags`; a user namespace needs a single-threaded caller."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, flags: int) -> None:
+    """Join the namespaces in `flags` of the process behind a pidfd (Linux 5.8)."""
+    _check(_libc.setns(fd, flags), "setns")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None) -> None:
+    """mount(2), raw: mount(8) would send the uid and gid options again and fail."""
+    _check(
+        _libc.mount(
+            source.encode(),
+            os.fsencode(target),
+            kind.encode() if kind is not None else None,
+            ctypes.c_ulong(flags),
+            data.encode() if data is not None else None,
+        ),
+        f"mount {target}",
+    )
+
+
+def set_read_only(path: str) -> None:
+    """Make a mount and everything below it read-only, in one call (Linux 5.12)."""
+    attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    _check(
+        _libc.syscall(
+            _SYS_MOUNT_SETATTR,
+            _AT_FDCWD,
+            os.fsencode(path),
+            _AT_RECURSIVE,
+            buffer,
+            ctypes.c_size_t(len(attributes)),
+        ),
+        f"mount_setattr {path}",
+    )
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the thread that forked us ends; `parent` is who that must still be."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before we armed the signal
+        os._exit(1)
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans among our descendants, so that none escapes to PID 1."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def no_new_privileges() -> None:
+    """No exec from here on gives more privileges (set-user-id programs included)."""
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
+def drop_privileges() -> None:
+    """Give up every capability for good: the system must not be able to undo a fault."""
+    no_new_privileges()
+    for capability in range(_LAST_CAPABILITY + 1):
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL past the kernel's last one
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    nothing = bytes(24)
+    _check(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(nothing)), "capset")
+
+
+def set_hostname(name: str) -> None:
+    """Name this UTS namespace's machine."""
+    _check(_libc.sethostname(name.encode(), len(name)), "sethostname")
+
+
+def loopback_up() -> None:
+    """Bring up ``lo`` in this network namespace, where it starts down."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sH14x", b"lo", 0)
+        (flags,) = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))

