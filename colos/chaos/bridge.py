@@ -15,8 +15,8 @@ from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from typing import Any
 
 import anyio
-from anyio.abc import BlockingPortal, TaskGroup
-from anyio.from_thread import start_blocking_portal
+from anyio.abc import TaskGroup
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 

@@ -31,7 +31,7 @@ from colos.chaos.properties import Outcome, Verdict, Violation
 from colos.chaos.sandbox.session import Session
 from colos.chaos.sandbox.spec import SandboxSpec, kept_paths
 from colos.chaos.scenario import Heal, Inject, Op, Ref, Repro, Scenario, Step, save
-from colos.errors import InvalidSpecification
+from colos.errors import InvalidScenario, InvalidSpecification
 
 __all__ = ["Driver", "Exploration", "Failure", "Options", "Replay", "is_instance_of_known"]
 
@@ -45,7 +45,7 @@ class Options:
     examples: int | None = None
     steps: int | None = None
     seed: int = 0
-    confirm_runs: int = 5
+    confirm_runs: int = 10
     minimise_runs: int = 200
     minimise_s: float = 60.0
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -66,6 +66,7 @@ class Failure:
     output: str
     journal: Path
     saved: Path | None = None
+    not_saved: str = ""
     exhausted: bool = False
     minimising_runs: int = 0
 
@@ -99,6 +100,7 @@ class Replay:
     verdict: Verdict
     fired: Counter[str]
     output: str
+    journal: Path
 
 
 def is_instance_of_known(known: Scenario, violation: Violation, steps: Sequence[Step]) -> bool:
@@ -184,7 +186,6 @@ class Driver:
         machine._executor = Executor(self.setting, machine)
         machine._unavailable = self.unavailable
         machine._is_known = self._meets_known
-        self._exploration.examples += 1
         return machine
 
     # --- exploring ----------------------------------------------------------------------
@@ -210,6 +211,7 @@ class Driver:
         def factory() -> ChaosMachine:
             machine = self._new_machine()
             self._ended = machine._executor
+            self._exploration.examples += 1
             self._say_progress()
             return machine
 
@@ -264,21 +266,31 @@ class Driver:
         small = search.minimise(
             self._violates, steps, violation.name, repro, budget=budget, progress=self._say_minimising
         )
-        saved = None
-        if directory is not None and small.repro.failed:
-            scenario = Scenario(
-                self.test,
-                violation.name,
-                small.steps,
-                small.repro,
-                mechanisms={
-                    step.fault: self.setting.mechanisms[step.fault] for step in small.steps if isinstance(step, Inject)
-                },
-            )
-            saved = save(scenario, directory)
+        saved, not_saved = self._save(violation, small, directory) if directory is not None else (None, "")
         return Failure(
-            violation, steps, small.steps, small.repro, found.last_output, journal, saved, small.exhausted, budget.used
+            violation,
+            steps,
+            small.steps,
+            small.repro,
+            found.last_output,
+            journal,
+            saved,
+            not_saved,
+            small.exhausted,
+            budget.used,
         )
+
+    def _save(self, violation: Violation, small: search.Minimised, directory: Path) -> tuple[Path | None, str]:
+        """The saved scenario, or why there is none: a failure is reported all the same."""
+        if not small.repro.failed:
+            return None, ""
+        used = {step.fault for step in small.steps if isinstance(step, Inject)}
+        mechanisms = {kind: name for kind, name in self.setting.mechanisms.items() if kind in used}
+        scenario = Scenario(self.test, violation.name, small.steps, small.repro, mechanisms=mechanisms)
+        try:
+            return save(scenario, directory), ""
+        except (InvalidScenario, OSError) as error:
+            return None, str(error)
 
     def _say_minimising(self, state: search.Progress) -> None:
         self.progress(
@@ -304,7 +316,7 @@ class Driver:
             if last.violation is not None or (until_failed and failed):
                 break
         output = executor.last_output if executor is not None else ""
-        return Replay(failed, done, last, Counter(self.setting.fired), output)
+        return Replay(failed, done, last, Counter(self.setting.fired), output, self.setting.journal.path)
 
     def _violates(self, steps: Sequence[Step]) -> str | None:
         verdict, _ = self._run(steps)

@@ -50,7 +50,6 @@ __all__ = [
 ]
 
 _AUTHOR = "__colos_author__"
-_FAULT_RULE = "_colos_fault_"
 
 
 class SeededProvider(HypothesisProvider):
@@ -100,6 +99,8 @@ class ChaosMachine(RuleBasedStateMachine):
     #: The example is over though Hypothesis goes on with it: a known failure was met.
     _over: bool = False
     _deaths: int = 0
+    _nemesis: ClassVar[Any] = None
+    inject_or_heal: ClassVar[Any] = None
 
     def __init_subclass__(cls, **extra: object) -> None:
         super().__init_subclass__(**extra)
@@ -113,15 +114,18 @@ class ChaosMachine(RuleBasedStateMachine):
 
     @classmethod
     def _declare_faults(cls) -> None:
-        """One rule for each fault of this class, in place of those that a base class declared."""
-        for name in [name for name in dir(cls) if name.startswith(_FAULT_RULE)]:
-            setattr(cls, name, None)
-        for index, fault in enumerate(cls.faults):
+        """One rule for all faults and heals; beside the author's rules it is kept apart (`_turn`)."""
+        for fault in cls.faults:
             if not isinstance(fault, Fault):
                 raise InvalidSpecification(f"{cls.__name__}.faults holds {fault!r}; faults look like Kill('ledger/*')")
-            name = f"{_FAULT_RULE}{index}_{fault.kind.replace('-', '_')}"
-            setattr(cls, name, _fault_rule(fault, name))
-        setattr(cls, f"{_FAULT_RULE}heal", _heal_rule() if cls.faults else None)
+        nemesis = _nemesis() if cls.faults else None
+        cls._nemesis = getattr(nemesis, RULE_MARKER, None)
+        cls.inject_or_heal = None if author_rules(cls) else nemesis
+
+    def __init__(self) -> None:
+        super().__init__()
+        if self._nemesis is not None:
+            self._rules_strategy = _turn(self, self._rules_strategy)
 
     # --- what Hypothesis calls ----------------------------------------------------------
 
@@ -166,21 +170,17 @@ class ChaosMachine(RuleBasedStateMachine):
             return multiple()  # what was refused has no result
         return value
 
-    def _apply_fault(self, fault: Fault, choice: tuple[str | None, dict[str, object]]) -> None:
+    def _apply_fault(self, fault: Fault, target: str | None, arguments: dict[str, object]) -> None:
         if not self._over:
             executor = self._require_executor()
-            target, arguments = choice
             executor.inject(Inject(fault.kind, executor.next_lease_id(), target, fault.shorten(arguments)))
             self._deaths += fault.deaths(target, self._topology())
             self._judge()
 
-    def _apply_heal(self, choice: int) -> None:
+    def _apply_heal(self, lease: str) -> None:
         if not self._over:
-            executor = self._require_executor()
-            active = list(executor.leases)
-            if active:
-                executor.heal(Heal(active[choice % len(active)]))
-                self._judge()
+            self._require_executor().heal(Heal(lease))
+            self._judge()
 
     def _require_executor(self) -> Executor:
         if self._executor is None:
@@ -195,6 +195,17 @@ class ChaosMachine(RuleBasedStateMachine):
     @classmethod
     def _topology(cls) -> tuple[str, ...]:
         return tuple(cls.system.topology()) if isinstance(cls.system, System) else ()
+
+    def _possible_choices(self) -> list[tuple[Fault | None, list[Any]]]:
+        """Each fault that may be injected now with its targets; and None with the leases that may end."""
+        if self._executor is None or self._over:
+            return []
+        choices: list[tuple[Fault | None, list[Any]]] = [
+            (fault, targets) for fault in self.faults if (targets := self._possible(fault))
+        ]
+        if self._executor.leases:
+            choices.append((None, list(self._executor.leases)))
+        return choices
 
     def _possible(self, fault: Fault) -> list[str | None]:
         """The targets that a step of this fault may name now: none that it acts on already."""
@@ -285,27 +296,44 @@ def _as_step(member: Any, marker: str, declared: Any) -> Any:
     return direct
 
 
-def _fault_rule(fault: Fault, name: str) -> Any:
-    """A rule that injects this fault, with a target that is free for it."""
+def _nemesis() -> Any:
+    """The rule that breaks and mends the machine: Jepsen's nemesis, as one rule among the author's."""
 
-    def inject(self: ChaosMachine, choice: tuple[str | None, dict[str, object]]) -> None:
-        self._apply_fault(fault, choice)
+    def inject_or_heal(self: ChaosMachine, choice: tuple[Fault | None, Any]) -> None:
+        fault, chosen = choice
+        if fault is None:
+            self._apply_heal(chosen)
+        else:
+            self._apply_fault(fault, *chosen)
 
-    inject.__name__ = inject.__qualname__ = name
-    setattr(inject, _AUTHOR, None)
-    choices = st.runner().flatmap(
-        lambda machine: st.tuples(st.sampled_from(machine._possible(fault)), fault.arguments())
+    setattr(inject_or_heal, _AUTHOR, None)
+    possible = precondition(lambda self: bool(self._possible_choices()))
+    return possible(rule(choice=st.runner().flatmap(_draw_choice))(inject_or_heal))
+
+
+@st.composite
+def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
+    """The next step is one of the author's rules or the nemesis, at even chances.
+
+    Hypothesis leaves rules out of whole examples, to find what only a few of them together do;
+    among the author's own that is kept, but an example of nothing but faults would test nothing.
+    """
+    possible = any(of_author.is_valid(candidate) for candidate in machine.rules)
+    if bool(machine._possible_choices()) and (not possible or draw(st.booleans())):
+        return machine._nemesis, draw(st.fixed_dictionaries(machine._nemesis.arguments))
+    return draw(of_author)
+
+
+def _draw_choice(machine: ChaosMachine) -> Any:
+    """Which fault with which target and arguments, or which lease to end: each kind as likely as a heal."""
+    return st.sampled_from(machine._possible_choices()).flatmap(
+        lambda option: st.tuples(
+            st.just(option[0]),
+            st.sampled_from(option[1])
+            if option[0] is None
+            else st.tuples(st.sampled_from(option[1]), option[0].arguments()),
+        )
     )
-    return precondition(lambda self: bool(self._possible(fault)))(rule(choice=choices)(inject))
-
-
-def _heal_rule() -> Any:
-    def heal_fault(self: ChaosMachine, choice: int) -> None:
-        self._apply_heal(choice)
-
-    setattr(heal_fault, _AUTHOR, None)
-    ready = precondition(lambda self: self._executor is not None and bool(self._executor.leases))
-    return ready(rule(choice=st.integers(0, 7))(heal_fault))
 
 
 def _is_data(value: object) -> bool:

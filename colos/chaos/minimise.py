@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from colos.chaos.scenario import Heal, Inject, Op, Repro, Step, identity, step_refs
 
-__all__ = ["Budget", "Minimised", "Progress", "Runs", "confirm", "minimise", "normalise"]
+__all__ = ["Budget", "Minimised", "Progress", "Runs", "confirm", "minimise", "normalise", "tries_for"]
 
 Runs: TypeAlias = Callable[[Sequence[Step]], str | None]
 """Runs steps in a fresh sandbox; the full name of the violated property, or None.
@@ -114,7 +114,7 @@ def minimise(
     for _ in range(_ROUNDS_MAX if repro.failed else 0):
         tries = problem.tries
         try:
-            for search in (drop_everything, drop_kinds, drop_faults, bisect, drop_single_steps):
+            for search in (drop_everything, drop_kinds, drop_faults, bisect):
                 problem.phase = search.__name__.replace("_", " ")
                 search(problem)
         except _BudgetSpentError:
@@ -317,7 +317,7 @@ def drop_faults(problem: Problem) -> None:
 
 
 def bisect(problem: Problem) -> None:
-    """Delta debugging: drops ever smaller runs of steps, from half of them to single ones."""
+    """Delta debugging: drops ever smaller runs of steps, from half of them to single ones, until none can be spared."""
     parts = 2
     while len(problem.best) >= 2:
         before = problem.best
@@ -329,15 +329,3 @@ def bisect(problem: Problem) -> None:
             return
         else:
             parts = min(len(before), parts * 2)
-
-
-def drop_single_steps(problem: Problem) -> None:
-    """One step after the other, last first, until none can be spared."""
-    while True:
-        before = problem.best
-        for index in reversed(range(len(before))):
-            # Normalising may have taken others along; what is no longer there needs no attempt.
-            if index < len(problem.best):
-                problem.attempt(problem.best[:index] + problem.best[index + 1 :])
-        if problem.best == before:
-            return

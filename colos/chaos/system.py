@@ -125,8 +125,9 @@ class ActorSystem:
         return topology(self.supervisor)
 
     def modules(self) -> tuple[ModuleType, ...]:
-        """Where the supervisor is defined."""
-        return (sys.modules[self.supervisor.__module__],)
+        """Where the supervisor is defined, and what every actor's loop would import by itself."""
+        loop = importlib.import_module(f"anyio._backends._{self.backend}")
+        return (sys.modules[self.supervisor.__module__], loop)
 
     def tolerance(self) -> int | None:
         """The supervisor's restart intensity: more deaths than that, and giving up is right."""

@@ -94,7 +94,7 @@ class _Unnestable(Exception):  # noqa: N818 - a signal inside this module, never
 class _Writer:
     def __init__(self, strict: bool) -> None:
         self._strict = strict
-        self._open: list[int] = []  # identities of the containers that enclose the value being written
+        self._depth = 0  # of containers around the value being written
 
     def write(self, value: object) -> str:
         kind = type(value)
@@ -107,9 +107,9 @@ class _Writer:
         return self.opaque(value)
 
     def _nested(self, value: object) -> str:
-        if id(value) in self._open or len(self._open) >= _DEPTH_MAX:
+        if self._depth == _DEPTH_MAX:
             raise _Unnestable
-        self._open.append(id(value))
+        self._depth += 1
         try:
             match value:
                 case dict():
@@ -123,7 +123,7 @@ class _Writer:
                     raise TypeError(type(value))
             return items if type(value) is list else table({f"${type(value).__name__}": items})
         finally:
-            self._open.pop()
+            self._depth -= 1
 
     def _dict(self, value: dict[object, object]) -> str:
         if all(type(key) is str and not key.startswith("$") and not _SURROGATE.search(key) for key in value):

@@ -142,7 +142,10 @@ class ActorRef:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
             raise AttributeError(name)
-        return functools.partial(self.call, name)
+        return functools.partial(self._call_plainly, name)
+
+    async def _call_plainly(self, method: str, /, *args: object, **kwargs: object) -> Any:
+        return await self._speak().call(self.path, self.id, method, args, kwargs, DEADLINE_S)
 
     async def call(self, method: str, /, *args: object, timeout: float | None = DEADLINE_S, **kwargs: object) -> Any:
         """Call a method and wait for its answer, `timeout` seconds at most (None: the default).
@@ -167,7 +170,7 @@ class ActorRef:
 
     def _speak(self) -> Switchboard:
         if self._board is None:
-            raise RuntimeFailure(f"{self!r} was unpickled outside a node; ask `connect(run_dir)` for one that can speak")
+            raise RuntimeFailure(f"{self!r} was unpickled outside a node and cannot speak; use connect(run_dir)")
         return self._board
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -23,7 +23,7 @@ GOODBYE: Final = 5  # the actor's exit reason; its request number is the last on
 HELLO: Final = 16  # the actor's pid; it listens, and waits for GO
 GO: Final = 17  # construct the actor and run its init()
 READY: Final = 18  # init() has returned
-STOP: Final = 19  # finish the current message, run terminate(), exit
+STOP: Final = 19  # finish the current message, run terminate(), exit; from the actor: it does so by itself
 EXIT: Final = 20  # last words: (reason, traceback)
 
 _KINDS: Final = frozenset((CALL, CAST, RESULT, FAILURE, GOODBYE, HELLO, GO, READY, STOP, EXIT))

@@ -54,7 +54,7 @@ def serve(
     try:
         os.makedirs(run_dir, mode=0o700, exist_ok=True)
         if process.lock_file(f"{run_dir}/lock") is None:
-            print(f"colos: a node already lives in {run_dir}", file=sys.stderr)
+            process.complain(f"a node already lives in {run_dir}")
             return START_FAILED
         tree = specify(supervisor)
         process.become_subreaper()
@@ -83,7 +83,7 @@ def _nothing() -> None:
 
 def _tell(run_dir: str, text: str) -> None:
     rundir.write(f"{run_dir}/crash", text)
-    print(f"colos: {text.rstrip()}", file=sys.stderr, flush=True)
+    process.complain(text)
 
 
 # --- speaking to a node ------------------------------------------------------------------

@@ -93,6 +93,14 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def complain(text: str) -> None:
+    """Say something on stderr, which may be a file on a full disk: that must not matter."""
+    try:
+        os.write(2, f"colos: {text.rstrip()}\n".encode(errors="backslashreplace"))
+    except OSError:  # nobody can be told
+        pass
+
+
 # --- death -------------------------------------------------------------------------------
 
 
@@ -194,7 +202,7 @@ async def wait_dead(pid: int, timeout_s: float) -> bool:
             if descriptor >= 0:
                 await anyio.wait_readable(descriptor)
                 return True
-            while not is_dying(pid):
+            while not is_dying(pid):  # noqa: ASYNC110 - the kernel offers nothing to wait on here
                 await anyio.sleep(0.005)
             return True
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +30,8 @@ START_FAILED: Final = 2
 
 _KILL_S: Final = 5.0
 """How long a SIGKILLed process may take to be gone: one in uninterruptible sleep may never."""
+_FAREWELL_S: Final = 2.0
+"""How long a process that said its last words may take to end."""
 _EXITS_KEPT: Final = 16
 _QUESTIONS_MAX: Final = 64
 
@@ -110,6 +111,7 @@ class Root:
         self._registry = Registry()
         self._stop_asked = False
         self._running = False
+        self._stopping = False
         self._zygote: zygote.Zygote | None = None
         self._handlers: dict[str, Callable[..., Any]] = {
             "whereis": self._whereis,
@@ -265,6 +267,9 @@ class Root:
             self._reap()  # it may have died since
         elif frame.kind == message.READY:
             child.ready = True
+        elif frame.kind == message.STOP:
+            child.stopping = True
+            self._free_names(child)
         elif frame.kind == message.EXIT:
             reason, trace = message.decode(frame.body)
             child.words = child.words or (reason, trace)
@@ -295,8 +300,9 @@ class Root:
             if child is not None:
                 self._bury(child, process.reap(pid), "")
             elif self._zygote is not None and pid == self._zygote.pid:
-                self._zygote = None
-                self.failure = f"stopped: its zygote died, so no child can be restarted: {process.reap(pid).reason}"
+                self._zygote, death = None, process.reap(pid)
+                if not self._stopping:
+                    self.failure = f"stopped: its zygote died, so no child can be restarted: {death.reason}"
             elif any(child.pid is None and not child.record for child in self._current.values()):
                 return  # it may be a child whose HELLO is still unread: looked at again after that
             else:
@@ -339,22 +345,32 @@ class Root:
     # --- stopping
 
     async def _stop_all(self) -> None:
+        self._stopping = True
+        if self._zygote is not None:
+            self._zygote.kill()  # so that it dies meanwhile
         for child in reversed(list(self._current.values())):
-            if child.record is not None:
-                continue
-            child.stopping = True
-            if child.ready and child.spec.shutdown_s > 0:
-                child.send(message.STOP)
-                if await self._until(lambda child=child: child.record is not None, child.spec.shutdown_s):  # type: ignore[misc]
-                    continue
-            await self._kill(child)
+            if child.record is None:
+                child.stopping = True
+                await self._stop(child)
+        await self._until(lambda: all(child.record for child in self._current.values()), _FAREWELL_S)
+        for child in self._current.values():
+            if child.record is None:
+                await self._kill(child)
+
+    async def _stop(self, child: _Child) -> None:
+        """Ask a child to end, and wait for its last words, after which nothing of its author's runs; else kill it."""
+        if child.ready and child.spec.shutdown_s > 0:
+            child.send(message.STOP)
+            if await self._until(lambda: bool(child.record or child.words), child.spec.shutdown_s):
+                return
+        await self._kill(child)
 
     async def _kill(self, child: _Child) -> None:
         self._signal(child, signal.SIGKILL)
         if child.pid is None and child.control is not None:
             child.control.close()  # its lifeline
         if not await self._until(lambda: child.record is not None, _KILL_S):
-            print(f"colos: {child.path} (pid {child.pid}) survives SIGKILL", file=sys.stderr)
+            process.complain(f"{child.path} (pid {child.pid}) survives SIGKILL")
 
     def _signal(self, child: _Child, number: signal.Signals) -> None:
         # Only this process reaps its children, so the pid of one that is not buried is still its own.
@@ -374,9 +390,10 @@ class Root:
         """After the loop: nothing of the node may be left."""
         if self._zygote is not None:
             self._zygote.kill()
+            process.reap(self._zygote.pid)
         left = process.kill_all_children(_KILL_S)
         if left:
-            print(f"colos: these survive SIGKILL: {left}", file=sys.stderr)
+            process.complain(f"these survive SIGKILL: {left}")
         self.dir.close()
 
     async def _obey_signals(self, signals: AsyncIterator[signal.Signals]) -> None:
@@ -402,6 +419,8 @@ class Root:
         places = anyio.Semaphore(_QUESTIONS_MAX)
         while True:
             for frame in await connection.receive():
+                if frame.kind != message.CALL:
+                    raise ProtocolError(f"a client sent a frame of kind {frame.kind}")
                 await places.acquire()
                 self._tasks.start_soon(self._answer, connection, frame, places)
 
@@ -446,14 +465,10 @@ class Root:
         return await self._until(self._is_quiet, timeout_s)
 
     def _is_quiet(self) -> bool:
-        return (
-            self._running
-            and not self._ended
-            and all(
-                child.ready and not (child.record or child.words or child.pid is None or process.is_dying(child.pid))
-                for child in self._current.values()
-            )
-        )
+        def runs(child: _Child) -> bool:
+            return child.state == "running" and not child.words and not (child.pid and process.is_dying(child.pid))
+
+        return self._running and not self._ended and all(runs(child) for child in self._current.values())
 
     def _exits_of(self, path: str) -> list[ExitRecord]:
         self._look()

@@ -17,12 +17,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
+
+from colos.runtime import process
 
 STATES: Final = ("starting", "running", "stopping", "exited")
 KEEP_EXITED: Final = 3
@@ -45,7 +46,7 @@ def write(path: str, text: str) -> bool:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            _remove_file(draft)
+            remove_file(draft)
             _put(path, data, os.O_WRONLY)
             os.truncate(path, len(data))
             return True
@@ -71,7 +72,8 @@ def _put(path: str, data: bytes, flags: int) -> None:
         os.close(descriptor)
 
 
-def _remove_file(path: str) -> None:
+def remove_file(path: str) -> None:
+    """Unlink a file if it is there."""
     try:
         os.unlink(path)
     except OSError:  # it is not there, or the directory is gone with it
@@ -158,7 +160,7 @@ class RunDirectory:
             shutil.rmtree(f"{self.path}/actors")
             shutil.rmtree(f"{self.path}/names", ignore_errors=True)
         for name in ("sock", "crash"):
-            _remove_file(f"{self.path}/{name}")
+            remove_file(f"{self.path}/{name}")
         for name in ("actors", "names"):
             os.makedirs(f"{self.path}/{name}", mode=0o700, exist_ok=True)
         write_new(f"{self.path}/supervisor", f"{supervisor}\n")
@@ -190,7 +192,7 @@ class RunDirectory:
     def set_exit(self, id_: int, path: str, text: str) -> None:
         """Write an incarnation's end, and forget the oldest beyond KEEP_EXITED of its path."""
         directory = self.actor(id_)
-        _remove_file(f"{directory}/sock")  # a forked grandchild may hold the socket open: nobody answers there
+        remove_file(f"{directory}/sock")  # a forked grandchild may hold the socket open: nobody answers there
         self._count(write(f"{directory}/exit", text))
         self._count(write(f"{directory}/state", "exited\n"))
         kept = self._exited[path]
@@ -202,18 +204,18 @@ class RunDirectory:
         """Let names/NAME point at an incarnation."""
         with self._counting():
             draft = f"{self.path}/names/.{name}.new"
-            _remove_file(draft)
+            remove_file(draft)
             os.symlink(f"../actors/{id_}", draft)
             os.rename(draft, f"{self.path}/names/{name}")
 
     def unlink_name(self, name: str) -> None:
         """Free a name."""
-        _remove_file(f"{self.path}/names/{name}")
+        remove_file(f"{self.path}/names/{name}")
 
     def close(self) -> None:
         """Say that nobody is here any more; what happened stays readable."""
         for name in ("sock", "root.pid"):
-            _remove_file(f"{self.path}/{name}")
+            remove_file(f"{self.path}/{name}")
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
@@ -226,4 +228,4 @@ class RunDirectory:
         if not written:
             self.failed_writes += 1
             if self.failed_writes == 1:
-                print(f"colos: {self.path} takes no more writes; its files are stale from here on", file=sys.stderr)
+                process.complain(f"{self.path} takes no more writes; its files are stale from here on")

@@ -12,7 +12,6 @@ import errno
 import os
 import socket
 import struct
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import anyio
 
+from colos.runtime import process
 from colos.runtime.message import Frame, Parser, ProtocolError
 
 T = TypeVar("T")
@@ -284,7 +284,7 @@ class Listener:
         except EOFError:
             pass  # the ordinary end of a connection
         except ProtocolError as error:
-            print(f"colos: closed a connection: {error}", file=sys.stderr)
+            process.complain(f"closed a connection: {error}")
         finally:
             connection.close()
 

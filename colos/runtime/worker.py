@@ -15,7 +15,7 @@ import anyio
 
 from colos.errors import NoSuchMethod, RuntimeFailure
 from colos.runtime import actor as actor_module
-from colos.runtime import message, rundir, transport
+from colos.runtime import message, process, rundir, transport
 from colos.runtime.actor import Actor, ActorRef, Here, Switchboard
 from colos.runtime.message import Frame
 from colos.runtime.supervisor import ChildSpec
@@ -78,6 +78,19 @@ class _LogWriter(io.RawIOBase):
         return len(view)
 
 
+class _NoInput(io.RawIOBase):
+    """An actor's standard input, which is /dev/null: always at its end."""
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 0
+
+    def readinto(self, buffer: object, /) -> int:
+        return 0
+
+
 _streams: list[Any] = []
 """An actor's stdin, stdout and stderr, made before it is forked."""
 _inherited: list[object] = []
@@ -90,7 +103,7 @@ def prepare_streams() -> None:
     if not _streams:
         # TextIOWrapper takes a raw stream, as `python -u` does, but is not typed so.
         raw: tuple[Any, Any] = (_LogWriter(1), _LogWriter(2))
-        _streams.append(open(0, closefd=False, encoding="utf-8"))  # noqa: SIM115 - it lives as long as the process
+        _streams.append(io.TextIOWrapper(io.BufferedReader(_NoInput()), "utf-8"))
         _streams.extend(io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True) for stream in raw)
 
 
@@ -129,12 +142,12 @@ class _Worker:
 
     async def main(self) -> None:
         async with anyio.create_task_group() as tasks:
-            spawn = tasks.start_soon
+            self._spawn = spawn = tasks.start_soon
             self._go = anyio.Event()
             self._control = Connection(self._control_socket, spawn)
             self._board = Switchboard(self._run_dir, spawn, self._id)
             ref = ActorRef(self._path, self._id, self._board)
-            actor_module.be_here(Here(ref, self._board, lambda: self._ask_to_stop("normal")))
+            actor_module.be_here(Here(ref, self._board, self._stop_by_itself))
             os.register_at_fork(after_in_child=self._close_after_fork)
             spawn(self._obey)
             self._control.post(message.encode(message.HELLO, 0, b"%d" % os.getpid()))
@@ -159,6 +172,10 @@ class _Worker:
     def _ask_to_stop(self, reason: str) -> None:
         self._stop_reason = self._stop_reason or reason
         self._mailbox.close()
+
+    def _stop_by_itself(self) -> None:
+        self._answer(self._control, message.encode(message.STOP))
+        self._ask_to_stop("normal")
 
     def _show(self, state: str) -> None:
         rundir.write(f"{self._run_dir}/actors/{self._id}/state", f"{state}\n")
@@ -228,7 +245,7 @@ class _Worker:
 
     def _crash(self, connection: Connection, frame: Frame, method: str, error: BaseException) -> bool:
         if isinstance(error, SystemExit) and not error.code:
-            self._ask_to_stop("normal")  # sys.exit() is a clean end; who called sees the connection end
+            self._stop_by_itself()  # sys.exit() is a clean end; who called sees the connection end
             return True
         self._words = (describe(error), _trace(error))
         # The supervisor first: nobody may learn of this end and still find the name taken.
@@ -255,7 +272,7 @@ class _Worker:
         if frame.kind == message.CALL:
             self._answer(connection, message.encode_failure(frame.request, error, trace))
         else:
-            print(f"colos: the cast of {method!r} failed:\n{trace}", file=sys.stderr)
+            process.complain(f"the cast of {method!r} failed:\n{trace}")
 
     # --- the end
 
@@ -264,7 +281,7 @@ class _Worker:
         farewells = [(self._control, last_words(reason, trace))]
         farewells += [
             (connection, message.encode(message.GOODBYE, connection.taken, reason.encode(errors="replace")))
-            for connection in self._connections
+            for connection in (*self._connections, *self._refuse_newcomers())
         ]
         for connection, frame in farewells:
             self._answer(connection, frame)
@@ -273,6 +290,17 @@ class _Worker:
                 await connection.flushed()
         # No interpreter shutdown: what was inherited (atexit hooks, buffers) is not this process's to run.
         os._exit(0 if reason in ("normal", "shutdown") else 1)
+
+    def _refuse_newcomers(self) -> list[Connection]:
+        """Stop listening; who is connected but not yet attended learns that nothing of his was taken."""
+        rundir.remove_file(f"{self._run_dir}/actors/{self._id}/{transport.SOCKET_NAME}")
+        waiting = []
+        try:
+            while True:
+                waiting.append(Connection(self._listening.accept()[0], self._spawn))
+        except OSError:  # nobody else waits, or no descriptor is left to answer with: then his call ends unknown
+            pass
+        return waiting
 
     def _close_after_fork(self) -> None:
         # A process that the actor forks must not keep its sockets open after its death.

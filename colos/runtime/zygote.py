@@ -89,9 +89,8 @@ class Zygote:
         )
 
     def kill(self) -> None:
-        """End it; it keeps nothing that would need an orderly end.  Call it before it is reaped only."""
+        """End it; it keeps nothing that would need an orderly end.  Only before it is reaped."""
         os.kill(self.pid, signal.SIGKILL)
-        process.reap(self.pid)
 
 
 # --- in the zygote -----------------------------------------------------------------------

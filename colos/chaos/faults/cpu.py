@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["CpuStarvation"]
 
-_PERIOD_S = 0.02
+_PERIOD_S = 0.005
 _JOIN_S = 2.0
 _FIRST_STOP_S = 1.0
 
 
 class CpuStarvation(Fault):
-    """The process runs for `share` of the time (0.1 is a tenth), in slices of 20 ms."""
+    """The process runs for `share` of the time (0.1 is a tenth), in slices of 5 ms."""
 
     kind = "cpu-starvation"
-    summary = "the live process gets a share of the CPU, in slices of 20 ms"
+    summary = "the live process gets a share of the CPU, in slices of 5 ms"
     parameters: ClassVar[Mapping[str, object]] = {"share": 0.1}
 
     def __init__(self, target: str = EVERYTHING, *, shares: tuple[float, ...] = (0.1, 0.3)) -> None:

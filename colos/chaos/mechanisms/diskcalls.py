@@ -62,6 +62,8 @@ _SPLICE_F_NONBLOCK = 2
 _CALL_MAX = 0x7FFFF000  # what one call transfers at most
 _VECTORS_MAX = 1024
 _PIPE_SIZE = 1 << 16
+_PIECE_MAX = 4 << 20  # what is copied at a time
+_TRANSFER_MAX = 64 << 20  # a transfer may always end short, and its callers know
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Write:
     status: os.stat_result
     start: int
     end: int
+    placed: bool  # by an offset of its own; else the open file's decides, which other callers move too
     source: int | None = None  # of a transfer: our duplicate of the descriptor read from
 
 
@@ -99,7 +102,7 @@ def would_write(n: Notification, descriptors: list[int]) -> Write | None:
     append = bool(mode & os.O_APPEND)
     if n.call == "fallocate":
         start, length = _c_long(n.args[2]), _c_long(n.args[3])
-        write = None if n.args[1] & _FALLOC_TAKES_NOTHING else Write(out, status, start, start + length)
+        write = None if n.args[1] & _FALLOC_TAKES_NOTHING else Write(out, status, start, start + length, placed=True)
     elif n.call == "sendfile" or n.call in _BETWEEN:
         write = None if append else _would_transfer(n, descriptors, status)  # EINVAL or EBADF when appending
     else:
@@ -113,10 +116,11 @@ def _would_store(n: Notification, out: int, status: os.stat_result, append: bool
         append = (append or bool(n.args[5] & _RWF_APPEND)) and not n.args[5] & _RWF_NOAPPEND
         offset = None if offset == -1 else offset
     length = sum(size for _, size in _vector(n))
+    placed = offset is not None and not append  # pwrite(2), BUGS: appends whatever the offset
     if append:
-        offset = status.st_size  # pwrite(2), BUGS: whatever the offset
+        offset = status.st_size
     start = os.lseek(out, 0, os.SEEK_CUR) if offset is None else offset
-    return Write(out, status, start, start + min(length, _CALL_MAX))
+    return Write(out, status, start, start + min(length, _CALL_MAX), placed)
 
 
 def _vector(n: Notification) -> list[tuple[int, int]]:
@@ -142,7 +146,8 @@ def _would_transfer(n: Notification, descriptors: list[int], status: os.stat_res
         waiting = fcntl.ioctl(source, termios.FIONREAD, bytes(4))
         # An empty pipe will have something later, and about so much at most.
         length = min(length, struct.unpack("=i", waiting)[0] or _PIPE_SIZE)
-    return Write(descriptors[0], status, start, start + min(length, _CALL_MAX), source)
+    end = start + min(length, _TRANSFER_MAX)
+    return Write(descriptors[0], status, start, end, placed=False, source=source)
 
 
 def _position(pid: int, fd: int, address: int) -> int:
@@ -159,6 +164,8 @@ def perform(n: Notification, write: Write, length: int) -> int | None:
     caller had better make the call itself.
     """
     try:
+        if n.call == "fallocate":
+            return call(n.call, write.fd, *n.args[1:])
         return _transfer(n, write, length) if write.source is not None else _store(n, write, length)
     except BlockingIOError:
         return None  # a pipe that somebody else has emptied: the caller may wait, we may not
@@ -167,17 +174,41 @@ def perform(n: Notification, write: Write, length: int) -> int | None:
 
 
 def _store(n: Notification, write: Write, length: int) -> int:
-    data = bytearray()
-    for address, size in _vector(n):
-        if len(data) == length:
+    """Write piece by piece what may be large; as the kernel does, end early where some is written already."""
+    vector, done = _vector(n), 0
+    while done < length:
+        try:
+            data = _gather(n.pid, vector, done, min(length - done, _PIECE_MAX))
+            wrote = _store_piece(n, write, data, done)
+        except OSError:
+            if done:
+                break
+            raise
+        done += wrote
+        if wrote < len(data) or not wrote:
             break
-        data += read_memory(n.pid, address, min(size, length - len(data))) if size else b""
+    return done
+
+
+def _gather(pid: int, vector: list[tuple[int, int]], skip: int, length: int) -> bytes:
+    """`length` bytes of the caller's data, from byte `skip` on."""
+    data = bytearray()
+    for address, size in vector:
+        take = min(size - skip, length - len(data))
+        if take > 0:
+            data += read_memory(pid, address + skip, take)
+        skip = max(0, skip - size)
+    return bytes(data)
+
+
+def _store_piece(n: Notification, write: Write, data: bytes, done: int) -> int:
     raw = ctypes.create_string_buffer(len(data) + BLOCK)
     address = blocks_up(ctypes.addressof(raw)) * BLOCK  # aligned, as O_DIRECT wants it
-    ctypes.memmove(address, bytes(data), len(data))
+    ctypes.memmove(address, data, len(data))
     vector = ctypes.create_string_buffer(struct.pack("=QQ", address, len(data)))
     where, size = (address, len(data)) if n.call in _PLAIN else (ctypes.addressof(vector), 1)
-    return call(n.call, write.fd, where, size, *n.args[3:])
+    offset = n.args[3] + done if write.placed else n.args[3]
+    return call(n.call, write.fd, where, size, offset, *n.args[4:])
 
 
 def _transfer(n: Notification, write: Write, length: int) -> int:

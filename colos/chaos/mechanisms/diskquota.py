@@ -1,26 +1,29 @@
 """A full disk for some processes and one directory, decided call by call; no byte of disk is used up.
 
 Every call that may take space below the data directory is trapped (`TRAPS`, see `syscalls`) and
-asks `DiskQuota.handle`.  While there is no limit, or the call needs no new block or inode, the
-kernel carries it out.  Otherwise it ends as on a full tmpfs or ext4: ENOSPC, or a short write up
-to the last block to be had, which the supervisor makes in the caller's stead through a duplicate
-of its descriptor (same offset, same O_APPEND).
+asks `DiskQuota.handle`.  While there is no limit the kernel carries it out; so it does with what
+is no file below the directory, and what stays within bytes that a file has already.  Any other
+write the supervisor makes in the caller's stead, through a duplicate of its descriptor (same
+offset, same O_APPEND), one after another, as far as there is room.  So it ends as on a full tmpfs
+or ext4: whole, as a short write up to the end of the last block to be had, or with ENOSPC, and no
+two callers get the same last block.
 
-Exact: writing within allocated blocks, overwriting, holes, appending, short writes, space given
-back by truncate and unlink, hard links, files deleted but open (see `diskusage` for how each is
-counted, and what is approximated there).  Two callers cannot both get the last block: a call that
-was let go and has not taken effect yet is counted (for at most 0.25 s) as if it had.
+Exact: overwriting, holes, appending, short writes, space given back by truncate and unlink, hard
+links, files deleted but open (see `diskusage` for how each is counted, and what is approximated).
 
 Not seen, or different from a real disk:
 
 - stores through a writable mmap, io_uring, and reflinks (FICLONE) take space unnoticed;
 - truncate and ftruncate take no space: growing makes a hole, as it does everywhere;
-- directories, short symbolic links and hard links take no block (as on tmpfs), link takes no inode;
-- one call makes a short write of at most 16 MiB in the caller's stead;
+- directories, symbolic links and hard links take no block, and link takes no inode;
+- a creating call that was let go counts as done until it shows, or its thread is seen elsewhere,
+  or for 2 s: for so long an inode may seem used that was given back at once;
+- while a limit is set, a write waits for the supervisor's, an O_SYNC one for its syncing too, and
+  its page cache is charged to the supervisor's memory cgroup;
 - where the arguments are wrong in other ways too, a full disk may be reported in place of them;
-- a file opened outside the directory through a hard link counts only from its second name on;
+- splice from a pipe that is empty while space is left takes what then comes, unjudged;
 - paths are resolved in the supervisor's root: a caller that did chroot(2) is not followed;
-- before Linux 5.19 a signal may repeat a short write that has been made already.
+- before Linux 5.19 a signal may make a call repeat that was made already.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from colos.chaos.mechanisms.diskcalls import (
     would_create,
     would_write,
 )
-from colos.chaos.mechanisms.diskusage import BLOCK, Key, Tree, allocated, key_of, reach
+from colos.chaos.mechanisms.diskusage import BLOCK, Tree, allocated, key_of, reach
 from colos.chaos.mechanisms.syscalls import Listener, Notification, Trap, number_of, open_of
 from colos.errors import InvalidSpecification
 
@@ -54,8 +57,7 @@ TRAPS: tuple[Trap, ...] = (
     *(Trap(name, argument=at, mask=CREATES) if at else Trap(name) for name, (_, _, at) in CREATING.items()),
 )
 
-_SHORT_MAX = 16 << 20
-_TAKES_EFFECT_S = 0.25
+_TAKES_EFFECT_S = 2.0
 _CALLERS_OWN = (errno.EFAULT, errno.EBADF, errno.ENAMETOOLONG)  # bad arguments: the kernel says so itself
 _BOUNDLESS = 1 << 62
 
@@ -66,13 +68,22 @@ class _Gone(Exception):  # noqa: N818 - not an error
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A call that was let go: what will be there when it has taken effect."""
+    """A creating call that was let go."""
 
     call: str
     since: float
-    key: Key | None = None
-    blocks: int = 0
-    path: str | None = None  # "" for a file without a name
+    path: str  # "" for a file without a name
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a call returns, as the kernel says it (negative is an errno), and which fault that is, if any."""
+
+    value: int
+    hit: str | None = None
+
+
+_FULL = _Outcome(-errno.ENOSPC, "ENOSPC")
 
 
 class DiskQuota:
@@ -113,7 +124,7 @@ class DiskQuota:
 
     def handle(self, listener: Listener, notification: Notification) -> None:
         """Decide and answer.  Never raises for what a caller does, and never leaves it waiting."""
-        outcome: int | None = None
+        outcome: _Outcome | None = None
         try:
             self._tree.saw(notification.pid)
             if self._limited:
@@ -126,23 +137,37 @@ class DiskQuota:
                 self.errors.append(f"{notification.call} of {notification.pid} was let go: {error!r}")
         if outcome is None:
             listener.proceed(notification)
-        elif outcome < 0:
-            if listener.fail(notification, -outcome):
-                self._hit(errno.errorcode.get(-outcome, str(-outcome)))
-        elif listener.answer(notification, outcome):
-            self._hit("short")
+            return
+        if outcome.value < 0:
+            delivered = listener.fail(notification, -outcome.value)
+        else:
+            delivered = listener.answer(notification, outcome.value)
+        if delivered and outcome.hit:
+            self.hits[outcome.hit] = self.hits.get(outcome.hit, 0) + 1
 
-    def _hit(self, what: str) -> None:
-        self.hits[what] = self.hits.get(what, 0) + 1
-
-    def _decide(self, listener: Listener, n: Notification) -> int | None:
-        """None to let it go, else what the call returns, as the kernel says it: negative is an errno."""
+    def _decide(self, listener: Listener, n: Notification) -> _Outcome | None:
+        """None to let it go."""
         self._over(n.pid)  # it calls again
         if n.call in CREATING:
             return self._creating(listener, n) if self._inodes_cap is not None else None
         return self._writing(listener, n) if self._blocks_cap is not None else None
 
-    # --- what is free -----------------------------------------------------------------------
+    # --- creating ---------------------------------------------------------------------------
+
+    def _creating(self, listener: Listener, n: Notification) -> _Outcome | None:
+        path = would_create(n, self._tree)
+        if path is None:
+            return None
+        # First who is still at it, then the walk: a file made in between is seen by the walk.
+        for pid in [pid for pid, pending in self._pending.items() if not _under_way(pid, pending)]:
+            self._over(pid)
+        assert self._inodes_cap is not None
+        if len(self._tree.measure()) + len(self._pending) < self._inodes_cap:
+            self._pending[n.pid] = _Pending(n.call, time.monotonic(), path)
+            return None
+        if not listener.is_valid(n):
+            raise _Gone
+        return _FULL
 
     def _over(self, pid: int) -> None:
         """The call that `pid` was let go with has taken effect, or never will."""
@@ -150,23 +175,9 @@ class DiskQuota:
         if pending and pending.path == "":
             self._tree.know_nameless(pid)
 
-    def _usage(self) -> tuple[dict[Key, int], int]:
-        """Blocks by inode, and inodes that are not there yet; calls under way counted as done."""
-        # First who is still at it, then the walk: one that ends in between is seen by the walk.
-        for pid in [pid for pid, pending in self._pending.items() if not _under_way(pid, pending)]:
-            self._over(pid)
-        sizes = self._tree.measure()
-        coming = 0
-        for pending in self._pending.values():
-            if pending.key is None:
-                coming += 1
-            elif pending.key in sizes:
-                sizes[pending.key] = max(sizes[pending.key], pending.blocks)
-        return sizes, coming
-
     # --- writing ----------------------------------------------------------------------------
 
-    def _writing(self, listener: Listener, n: Notification) -> int | None:
+    def _writing(self, listener: Listener, n: Notification) -> _Outcome | None:
         fd = c_int(n.args[WRITING[n.call]])
         if not self._concerns(n.pid, fd):
             return None
@@ -191,45 +202,35 @@ class DiskQuota:
             return False  # a bad descriptor, or nobody: the kernel knows what to say
         return status.st_nlink > 1 and key_of(status) in self._tree.measure()  # by a name elsewhere
 
-    def _judge(self, listener: Listener, n: Notification, write: Write) -> int | None:
-        assert self._blocks_cap is not None
-        ranges = allocated(f"/proc/self/fd/{write.fd}", write.status)
-        _, wanted = reach(ranges, write.start, write.end, _BOUNDLESS)
-        if not wanted:
-            return None  # in place
-        key = key_of(write.status)
-        self._tree.know(key)
-        sizes, _ = self._usage()
-        free = self._blocks_cap - sum(sizes.values())
-        if wanted <= free:
-            self._pending[n.pid] = _Pending(n.call, time.monotonic(), key, sizes.get(key, 0) + wanted)
+    def _judge(self, listener: Listener, n: Notification, write: Write) -> _Outcome | None:
+        room_end = self._reach(write)
+        if room_end is None:
             return None
-        end, _ = reach(ranges, write.start, write.end, free)
-        file_size_max = resource.prlimit(n.pid, resource.RLIMIT_FSIZE)[0]
-        if file_size_max != resource.RLIM_INFINITY and write.start >= file_size_max:
-            return None  # EFBIG and SIGXFSZ: the kernel's business
-        if file_size_max != resource.RLIM_INFINITY:
+        end, file_size_max = room_end, resource.prlimit(n.pid, resource.RLIMIT_FSIZE)[0]
+        if file_size_max != resource.RLIM_INFINITY and file_size_max < write.end:
+            if write.start >= file_size_max or n.call == "fallocate":
+                return None  # EFBIG and SIGXFSZ: the caller's limit, not ours
             end = min(end, file_size_max)
         if not listener.is_valid(n):
             raise _Gone
-        if end <= write.start or n.call == "fallocate":  # which gets all or nothing
-            return -errno.ENOSPC
-        return perform(n, write, min(end - write.start, _SHORT_MAX))
-
-    # --- creating ---------------------------------------------------------------------------
-
-    def _creating(self, listener: Listener, n: Notification) -> int | None:
-        path = would_create(n, self._tree)
-        if path is None:
+        if end <= write.start or (n.call == "fallocate" and end < write.end):  # which gets all or nothing
+            return _FULL
+        done = perform(n, write, end - write.start)
+        if done is None:
             return None
-        sizes, coming = self._usage()
-        assert self._inodes_cap is not None
-        if len(sizes) + coming < self._inodes_cap:
-            self._pending[n.pid] = _Pending(n.call, time.monotonic(), path=path)
-            return None
-        if not listener.is_valid(n):
-            raise _Gone
-        return -errno.ENOSPC
+        return _Outcome(done, "short" if write.start + done == room_end < write.end else None)
+
+    def _reach(self, write: Write) -> int | None:
+        """The byte up to which there is room; None when the write changes nothing that is counted here."""
+        ranges = allocated(f"/proc/self/fd/{write.fd}", write.status)
+        end, wanted = reach(ranges, write.start, write.end, _BOUNDLESS)
+        if wanted:
+            assert self._blocks_cap is not None
+            self._tree.know(key_of(write.status))
+            free = self._blocks_cap - sum(self._tree.measure().values())
+            return reach(ranges, write.start, write.end, free)[0]
+        # In place: it may happen whenever it likes, unless others move where it goes, or rely on the end.
+        return None if write.placed and end <= write.status.st_size else end
 
 
 def _under_way(pid: int, pending: _Pending) -> bool:

@@ -157,7 +157,7 @@ def in_place(control, data, elsewhere):
         "tail_right": contents(f"{data}/tail") == b"t" * 100 + b"z" * (BLOCK - 100),
         "nothing": outcome(os.write, fd, b""),
         "read_only": outcome(os.write, os.open(f"{data}/a", os.O_RDONLY), b"x" * BLOCK),
-        "bad_address": outcome(call, "pwrite64", fd, 8, BLOCK, 0),
+        "bad_addresses": [outcome(call, "pwrite64", fd, 8, BLOCK, 0), outcome(call, "writev", fd, 8, 1)],
         "hits": control.hits(),
     }
 
@@ -229,6 +229,10 @@ def allocate(control, data, elsewhere):
         outcome(os.posix_fallocate, fd, 0, 3 * BLOCK),
         outcome(os.pwrite, fd, b"x" * BLOCK, 2 * BLOCK),
         outcome(os.pwrite, fd, b"x", 3 * BLOCK),
+        outcome(call, "fallocate", fd, 0x3, 0, BLOCK),  # a punched hole gives a block back
+        outcome(os.pwrite, fd, b"x", 3 * BLOCK),
+        outcome(os.pwrite, fd, b"x", 0),
+        outcome(call, "fallocate", fd, 0x3, 0, BLOCK),  # where there is nothing to give back
     ]
 
 
@@ -262,6 +266,7 @@ def inodes(control, data, elsewhere):
         "exclusive": outcome(os.open, "there", os.O_CREAT | os.O_EXCL | os.O_WRONLY),
         "exclusive_dangling": outcome(os.open, "dangling", os.O_CREAT | os.O_EXCL | os.O_WRONLY),
         "exists": outcome(os.mkdir, "dir"),
+        "bad_address": outcome(call, "openat", -100, 8, os.O_CREAT | os.O_WRONLY, 0o600),
         "no_parent": outcome(os.mkdir, "nowhere/n"),
         "replace": outcome(os.replace, "there", "dir/there"),
         "link": outcome(os.link, "dir/there", "again"),
@@ -415,6 +420,51 @@ def processes(control, data, elsewhere):
     return sum(size(f"{data}/{i}") for i in range(4)) // BLOCK
 
 
+def creating_together(control, data, elsewhere):
+    """Six wait at once for two inodes; see `Gathered`."""
+    control.limit(inodes_free=2)
+    children = []
+    for i in range(6):
+        child = os.fork()
+        if child == 0:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            outcome(touch, f"{data}/{i}")
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    return len(os.listdir(data))
+
+
+class Gathered:
+    """A supervisor that answers idle-class callers six at a time: all are let go before one of them can run."""
+
+    def __init__(self, quota):
+        self.quota = quota
+        self.waiting = []
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+    def __call__(self, listener, n):
+        if os.sched_getscheduler(n.pid) != os.SCHED_IDLE:
+            self.quota.handle(listener, n)
+            return
+        os.sched_setaffinity(n.pid, os.sched_getaffinity(0))
+        self.waiting.append(n)
+        if len(self.waiting) == 6:
+            for each in self.waiting:
+                self.quota.handle(listener, each)
+
+
+def large(control, data, elsewhere):
+    """What the supervisor copies piece by piece arrives whole, and a vector's pieces in order."""
+    content = bytes(i * 7 % 256 for i in range(1 << 16)) * 144  # 9 MiB, in three pieces
+    control.limit(bytes_free=8 << 20)
+    fd = os.open(f"{data}/a", os.O_CREAT | os.O_RDWR)
+    got = [outcome(os.writev, fd, [content[:5000], b"", content[5000:]]), contents(f"{data}/a") == content[: 8 << 20]]
+    os.ftruncate(fd, 0)
+    return [*got, outcome(os.pwrite, fd, content[: 8 << 20], 0), contents(f"{data}/a") == content[: 8 << 20]]
+
+
 def shrinking_neighbour(control, data, elsewhere):
     """Space that an idle process gave back is there at once, not when it calls again."""
     fd = os.open(f"{data}/neighbour", os.O_CREAT | os.O_RDWR)
@@ -481,4 +531,5 @@ def not_to_be_looked_into(control, data, elsewhere):
 if __name__ == "__main__":
     scenario, data, elsewhere = sys.argv[1:]
     os.umask(0)
-    print(json.dumps(run(data, lambda control: globals()[scenario](control, data, elsewhere))))
+    decide = Gathered if scenario == "creating_together" else None
+    print(json.dumps(run(data, lambda control: globals()[scenario](control, data, elsewhere), decide)))

@@ -96,10 +96,10 @@ def answer(quota, what, given):
     return errors
 
 
-def run(root, body):
+def run(root, body, decide=None):
     """The body's result in a process trapped for a quota on `root`; no problem may have been recorded."""
     quota = DiskQuota(root)
     child, listener, line = start(body)
-    result = serve(listener, line, quota, child)
+    result = serve(listener, line, quota, child, decide and decide(quota))
     assert not quota.errors, list(quota.errors)
     return result

@@ -179,6 +179,7 @@ def changed(old: str, new: str) -> str:
         (changed('"remount"', "1"), "line 5", "must be text"),
         (LEDGER_TEXT.split("steps")[0] + "steps = 3", "line 6", "must be a list, not 3"),
         (changed('  { heal = "f1" }', "  3"), "steps[3]", "a step is a table, not 3"),
+        (LEDGER_TEXT.split("steps")[0] + 'steps = [3, { op = "x" }]', "steps[0]", "a step is a table, not 3"),
         (changed('{ op = "deposit",', "{"), "line 7", "exactly one of op, fault and heal; this one has none"),
         (changed('fault = "kill"', 'fualt = "kill"'), "line 9", "did you mean 'fault'"),
         (changed('fault = "kill"', 'op = "x", fault = "kill"'), "line 9", "has op and fault"),
@@ -202,7 +203,7 @@ def test_a_mistake_is_named_with_its_place(text, where, words):
 @pytest.mark.parametrize(
     "steps",
     [
-        'steps = [ { op = "#]}" }, # { fault\n\n { op = """\n}""", x = 1 },\n  { heal = "gone" } ]',
+        'steps = [ { op = "#]}" }, # { fault\n\n { op = """\n}""", x = \'\'\'\n{\'\'\' },\n  { heal = "gone" } ]',
         "\n[[steps]]\nop = '[['\nnote = '''\n'''\n[[ steps ]]\nheal = 'gone'",
     ],
 )
