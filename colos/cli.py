@@ -25,17 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--examples", type=int, default=40, help="how many examples to try (default: 40)")
     demo.add_argument("--directory", default="", help="where the scenario is saved (default: .colos/demo here)")
 
-    doctor = commands.add_parser("doctor", help="which sandbox and which faults this machine offers, and why not others")
+    doctor = commands.add_parser("doctor", help="which sandbox and faults this machine offers, and why not others")
     doctor.add_argument("--sandbox", choices=("namespaces", "bare"), help="ask for this tier")
 
     chosen = parser.parse_args(arguments)
     # Each face is imported when it is asked for: --help must not wait for Hypothesis.
     try:
         if chosen.command == "demo":
-            from colos.demo.show import show  # noqa: PLC0415
+            from colos.demo.show import show
 
             return show(chosen.sandbox, chosen.seed, chosen.examples, chosen.directory)
-        from colos.chaos.doctor import examine  # noqa: PLC0415
+        from colos.chaos.doctor import examine
 
         return examine(chosen.sandbox)
     except KeyboardInterrupt:

@@ -53,7 +53,7 @@ def option(config: pytest.Config, name: str) -> str | None:
 def suite(config: pytest.Config) -> Suite:
     """What the chaos items of this run share; made when it is first asked for."""
     if _SUITE not in config.stash:
-        from colos.chaos.items import Suite  # noqa: PLC0415 - heavy
+        from colos.chaos.items import Suite
 
         config.stash[_SUITE] = Suite(
             config,
@@ -78,7 +78,7 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> Any:
         return None
     if not issubclass(obj, machine.ChaosMachine) or obj is machine.ChaosMachine:
         return None
-    from colos.chaos.items import ChaosClass  # noqa: PLC0415 - heavy
+    from colos.chaos.items import ChaosClass
 
     return ChaosClass.from_parent(collector, name=name, obj=obj, suite=suite(collector.config))
 

@@ -64,7 +64,9 @@ def outliving(sandbox: Sandbox) -> Violation | None:
 
     if _until(none_left):
         return None
-    return Violation("builtin:no_process_outlives_the_system", f"{_named(left)}: still running after the system stopped")
+    return Violation(
+        "builtin:no_process_outlives_the_system", f"{_named(left)}: still running after the system stopped"
+    )
 
 
 class DescriptorCount:

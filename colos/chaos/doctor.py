@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from colos.chaos.fault import fault_kinds
+from colos.chaos.faults import fault_kinds
 from colos.chaos.sandbox.session import Session
 from colos.chaos.sandbox.spec import BARE, NAMESPACES
 from colos.errors import HarnessBroken

@@ -24,7 +24,8 @@ from colos.chaos.bridge import Outlet, in_test_case
 from colos.chaos.builtin import BUILTIN
 from colos.chaos.draws import Draws, RecordedData
 from colos.chaos.executor import REFUSALS, UNKNOWNS, Deadlines, Executor, Setting
-from colos.chaos.fault import Fault, fault_kinds
+from colos.chaos.fault import Fault
+from colos.chaos.faults import fault_kinds
 from colos.chaos.journal import Journal
 from colos.chaos.machine import ChaosMachine, SearchEnded, author_rules, declared_properties
 from colos.chaos.properties import Outcome, Verdict, Violation
@@ -243,7 +244,9 @@ class Driver:
 
     def _say_progress(self) -> None:
         fired = ", ".join(f"{kind} ×{count}" for kind, count in sorted(self.setting.fired.items()))
-        self.progress(f"exploring: example {self._exploration.examples}/{self._planned}; fired: {fired or 'nothing yet'}")
+        self.progress(
+            f"exploring: example {self._exploration.examples}/{self._planned}; fired: {fired or 'nothing yet'}"
+        )
 
     def _meets_known(self, executor: Executor) -> bool:
         assert executor.violation is not None
@@ -404,5 +407,5 @@ def _check_declarations(cls: type[ChaosMachine], topology: tuple[str, ...]) -> N
     unknown = set(cls.without) - set(BUILTIN)
     if unknown:
         raise InvalidSpecification(
-            f"{cls.__name__}.without names {', '.join(sorted(unknown))}; the built-in properties are {', '.join(BUILTIN)}"
+            f"{cls.__name__}.without names {', '.join(sorted(unknown))}; built-in properties are {', '.join(BUILTIN)}"
         )

@@ -6,6 +6,7 @@ system (DESIGN 5).  It runs on the main thread; the author's coroutines run on t
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections import Counter
@@ -14,8 +15,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from hypothesis.errors import HypothesisException, StopTest, UnsatisfiedAssumption
 
+import colos
 from colos.chaos import builtin
 from colos.chaos.bridge import OpDeadline, Outlet
 from colos.chaos.fault import Fault, Lease, Site
@@ -63,6 +66,9 @@ UNKNOWNS: tuple[type[BaseException], ...] = (
 )
 #: How Hypothesis steers a test case; never an outcome of an operation.
 _STEERING = (StopTest, UnsatisfiedAssumption, HypothesisException)
+#: Whose frames tell a user nothing about the system under test.
+_PACKAGE = os.path.dirname(colos.__file__)
+_OURS = (f"{_PACKAGE}/chaos/", f"{_PACKAGE}/runtime/", f"{os.path.dirname(anyio.__file__)}/")
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.05
 
@@ -155,9 +161,7 @@ class Executor:
         """Apply an operation: call the author's rule; returns whether it was done, and what it returned."""
         self._begin(step)
         try:
-            value = self.setting.outlet.call(
-                function, self.machine, timeout_s=self.setting.deadlines.step_s, **kwargs
-            )
+            value = self.setting.outlet.call(function, self.machine, timeout_s=self.setting.deadlines.step_s, **kwargs)
         except _STEERING:
             raise
         # First: CallTimeout is an OSError too, and may be named so by the author's refusals.
@@ -256,13 +260,14 @@ class Executor:
                     self._violate(declared.full_name, failure)
 
     def _look_for_sometimes(self) -> None:
+        unseen: tuple[type[BaseException], ...] = (AssertionError, *self.setting.refusals, *self.setting.unknowns)
         for declared in self.setting.properties:
             if declared.kind == "sometimes" and declared.name not in self.setting.seen_sometimes:
                 try:
                     seen = self.setting.outlet.call(
                         declared.function, self.machine, timeout_s=self.setting.deadlines.step_s
                     )
-                except (AssertionError, *self.setting.refusals, *self.setting.unknowns):
+                except unseen:
                     seen = False
                 if seen or seen is None:
                     self.setting.seen_sometimes.add(declared.name)
@@ -395,14 +400,8 @@ def _short(error: BaseException) -> str:
 
 def _told(error: Exception) -> str:
     """The exception for a person: its text first, then where it came from, without our own frames."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "/colos/chaos/" not in frame.filename and "/anyio/" not in frame.filename
-    ]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
     where = "".join(traceback.format_list(frames)).rstrip()
     notes = "\n".join(getattr(error, "__notes__", ()))
     said = "".join(traceback.format_exception_only(error)).rstrip() if not notes else f"{_short(error)}\n{notes}"
     return f"{said}\n{where}" if where else said
-
-

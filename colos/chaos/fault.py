@@ -9,8 +9,6 @@ TigerBeetle's habit of a check beside every heal).
 from __future__ import annotations
 
 import fnmatch
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from colos.chaos.sandbox.handle import Sandbox, Target
     from colos.chaos.sandbox.session import Session
 
-__all__ = ["EVERYTHING", "Fault", "Lease", "Overlays", "Reach", "Site", "fault_kinds", "matches"]
+__all__ = ["EVERYTHING", "REGISTRY", "Fault", "Lease", "Overlays", "Reach", "Site", "matches"]
 
 #: The pattern of a declaration that names no target.
 EVERYTHING = "*"
@@ -106,7 +104,8 @@ class Lease(ABC):
         """Whether the machine shows that it is over (observed, not remembered)."""
 
 
-_KINDS: dict[str, type[Fault]] = {}
+#: Every kind that was defined so far, by name; `colos.chaos.faults.fault_kinds` imports them all first.
+REGISTRY: dict[str, type[Fault]] = {}
 
 
 class Fault(ABC):
@@ -126,7 +125,7 @@ class Fault(ABC):
     def __init_subclass__(cls, **extra: object) -> None:
         super().__init_subclass__(**extra)
         if "kind" in cls.__dict__:
-            _KINDS[cls.kind] = cls
+            REGISTRY[cls.kind] = cls
 
     def __init__(self, target: str = EVERYTHING) -> None:
         self.target = target
@@ -179,12 +178,3 @@ class Fault(ABC):
     def shorten(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A step's arguments without those that are at their default."""
         return {name: value for name, value in arguments.items() if cls.parameters.get(name, ...) != value}
-
-
-def fault_kinds() -> Mapping[str, type[Fault]]:
-    """Every kind there is, by name; importing the files of `colos.chaos.faults` registers them."""
-    from colos.chaos import faults  # noqa: PLC0415 - the kinds import this module
-
-    for module in pkgutil.iter_modules(faults.__path__):
-        importlib.import_module(f"{faults.__name__}.{module.name}")
-    return _KINDS

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from colos.chaos.driver import Driver, Exploration, Options, Replay
-from colos.chaos.fault import fault_kinds
+from colos.chaos.faults import fault_kinds
 from colos.chaos.machine import ChaosMachine, author_rules
 from colos.chaos.properties import Outcome
 from colos.chaos.report import describe_failure, describe_replay, summary_lines
@@ -31,7 +31,7 @@ __all__ = ["ChaosClass", "Suite"]
 _LONGEST_PROGRESS = 110
 
 
-class ChaosFailure(AssertionError):  # noqa: N818 - what pytest shows is its text, never its name
+class ChaosFailure(AssertionError):
     """A violation, told as DESIGN law 10 wants it."""
 
 
@@ -144,7 +144,7 @@ class Suite:
 
 
 def _closest(test: str, known: Iterable[str]) -> str:
-    from colos.chaos.values import closest  # noqa: PLC0415 - only when something is wrong
+    from colos.chaos.values import closest
 
     return closest(test, list(known))
 
@@ -158,7 +158,9 @@ class ChaosClass(pytest.Class):
     suite: Suite
 
     @classmethod
-    def from_parent(cls, parent: Any, *, name: str, obj: Any = None, suite: Suite | None = None, **extra: Any) -> Any:
+    def from_parent(  # type: ignore[override]  # pytest's own Class narrows it in the same way
+        cls, parent: Any, *, name: str, obj: Any, suite: Suite, **extra: Any
+    ) -> Any:
         """Made by the plugin, with the run's suite."""
         node = super().from_parent(parent, name=name, obj=obj, **extra)
         node.obj = obj
@@ -236,7 +238,9 @@ class _Run:
 
     def _replay(self, driver: Driver, scenario: Scenario) -> None:
         assert self._path is not None
-        missing = [step.fault for step in scenario.steps if isinstance(step, Inject) and step.fault in driver.unavailable]
+        missing = [
+            step.fault for step in scenario.steps if isinstance(step, Inject) and step.fault in driver.unavailable
+        ]
         if missing:
             pytest.skip(f"{missing[0]} is unavailable: {driver.unavailable[missing[0]]}")
         try:

@@ -125,7 +125,7 @@ class ChaosMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         if self._nemesis is not None:
-            self._rules_strategy = _turn(self, self._rules_strategy)
+            self._rules_strategy: Any = _turn(self, self._rules_strategy)
 
     # --- what Hypothesis calls ----------------------------------------------------------
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, overload, runtime_checkable
 
 import anyio.to_thread
 
@@ -103,7 +103,17 @@ class _NodeProgram:
         return serve(supervisor, place.run, backend=self.backend, ready=ready)
 
 
-class ActorSystem:
+class _Declaration:
+    """A system on a machine's class: there it is itself; on an instance, the running one.
+
+    The executor puts the running system into the instance, where Python finds it first.
+    """
+
+    def _not_running(self) -> RuntimeError:
+        return RuntimeError("self.system runs from the first step on; in __init__ there is none yet")
+
+
+class ActorSystem(_Declaration):
     """A node of actors under one supervisor.  `backend` is what the actors' loops run on."""
 
     def __init__(self, supervisor: type[Supervisor], *, backend: str = "asyncio") -> None:
@@ -119,6 +129,15 @@ class ActorSystem:
 
     def __repr__(self) -> str:
         return f"ActorSystem({self.supervisor.__qualname__})"
+
+    @overload
+    def __get__(self, machine: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, machine: object, owner: type) -> RunningActors: ...
+    def __get__(self, machine: object, owner: type) -> Self | RunningActors:
+        if machine is None:
+            return self
+        raise self._not_running()
 
     def topology(self) -> tuple[str, ...]:
         """The supervisor's children."""
@@ -249,7 +268,7 @@ class _CommandProgram:
             return 127  # as a shell says it
 
 
-class CommandSystem:
+class CommandSystem(_Declaration):
     """Any program, without an actor in it.
 
     `argv` and `env` may use ``{data}``, ``{run}``, ``{home}`` and ``{tmp}``; the program starts in
@@ -284,6 +303,15 @@ class CommandSystem:
 
     def __repr__(self) -> str:
         return f"CommandSystem({' '.join(self.argv)})"
+
+    @overload
+    def __get__(self, machine: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, machine: object, owner: type) -> RunningCommand: ...
+    def __get__(self, machine: object, owner: type) -> Self | RunningCommand:
+        if machine is None:
+            return self
+        raise self._not_running()
 
     def topology(self) -> tuple[str, ...]:
         """The program; the pattern ``NAME/*`` means whatever it has forked."""

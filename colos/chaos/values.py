@@ -87,7 +87,7 @@ def encode(value: object, *, strict: bool = True) -> str:
         return _Writer(strict).opaque(value)
 
 
-class _Unnestable(Exception):  # noqa: N818 - a signal inside this module, never an error that anybody sees
+class _Unnestable(Exception):
     """A value nests too deeply for TOML readers, or contains itself."""
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from colos.chaos.driver import Driver, Exploration, Failure, Options
-from colos.chaos.fault import fault_kinds
+from colos.chaos.faults import fault_kinds
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.report import numbered, tally
 from colos.chaos.sandbox.session import Session
@@ -143,7 +143,9 @@ class _Demo:
         print(f"          {failure.violation.detail.splitlines()[0]}\n")
         print("2. Confirming and minimising")
         print(f"   the same steps, run again, fail in {failure.repro.failed} of {failure.repro.runs} runs")
-        print(f"   {len(failure.found)} steps come down to {len(failure.minimal)}, in {failure.minimising_runs} runs:\n")
+        print(
+            f"   {len(failure.found)} steps come down to {len(failure.minimal)}, in {failure.minimising_runs} runs:\n"
+        )
         print(numbered(failure.minimal))
         print(f"\n3. Saving it: {failure.saved}\n")
         assert failure.saved is not None

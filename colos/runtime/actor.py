@@ -407,5 +407,3 @@ def _first_line(path: str) -> str:
             return file.readline().strip()
     except OSError:  # not written, or the directory is gone
         return ""
-
-

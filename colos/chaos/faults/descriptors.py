@@ -84,7 +84,9 @@ class _Exhausted(Lease):
             resource.prlimit(target.pid, resource.RLIMIT_NOFILE, (holds, limits[1]))
             if _limits(target.pid) == (holds, limits[1]) and _lowest_unused(target.pid) + free >= holds:
                 name = f"{target.process.command}[{target.process.inner_pid}]"
-                self._proof.append(f"{name} may use {holds} descriptors and has {len(os.listdir(f'/proc/{target.pid}/fd'))}")
+                self._proof.append(
+                    f"{name} may use {holds} descriptors and has {len(os.listdir(f'/proc/{target.pid}/fd'))}"
+                )
         except (FileNotFoundError, ProcessLookupError):
             return target in self._lowered  # it died meanwhile: nothing to exhaust, maybe something to forget
         return True

@@ -51,7 +51,10 @@ class DiskFull(Fault):
         reason = session.probe_syscalls()
         if reason is None:
             return None
-        return f"bare sandboxes need seccomp user notification: {reason}", "a kernel of 5.6 or newer, or user namespaces"
+        return (
+            f"bare sandboxes need seccomp user notification: {reason}",
+            "a kernel of 5.6 or newer, or user namespaces",
+        )
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Which resource ends, and how much of it is left."""
@@ -140,7 +143,8 @@ class _Remounted(Lease):
         opened: list[int] = []
         try:
             for _ in range(self._free + 1 if self._resource == "inodes" else 1):
-                opened.append(os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600))
+                # One by one: what was opened before ENOSPC has to be closed.
+                opened.append(os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600))  # noqa: PERF401
             if self._resource == "bytes":
                 os.posix_fallocate(opened[0], 0, self._free + _PAGE)
         except OSError as error:
@@ -179,6 +183,7 @@ class _Trapped(Lease):
         self._free = free
         self._resource = resource
         self._healed = False
+        self._proof: str | None = None
         if resource == "bytes":
             site.sandbox.trap("limit", free, None)
         else:

@@ -62,7 +62,7 @@ _CALLERS_OWN = (errno.EFAULT, errno.EBADF, errno.ENAMETOOLONG)  # bad arguments:
 _BOUNDLESS = 1 << 62
 
 
-class _Gone(Exception):  # noqa: N818 - not an error
+class _Gone(Exception):
     """The caller no longer waits."""
 
 

@@ -27,6 +27,7 @@ class Remount:
     inodes: int | None = None
 
     def __call__(self) -> tuple[Any, tuple[int, ...]]:
+        """Remount, inside."""
         wanted = [("size", self.size), ("nr_inodes", self.inodes)]
         options = ",".join(f"{name}={value}" for name, value in wanted if value is not None)
         flags = kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV
@@ -42,6 +43,7 @@ class Connect:
     port: int
 
     def __call__(self) -> tuple[Any, tuple[int, ...]]:
+        """Connect, inside."""
         connection = socket.create_connection((self.host, self.port), timeout=_CONNECT_TIMEOUT_S)
         connection.settimeout(None)
         return connection.family, (connection.detach(),)
@@ -62,7 +64,7 @@ def perform(request: Remount | Connect, reply: socket.socket, pidfd: int) -> Non
 def probe(what: str, reply: socket.socket) -> None:
     """Answer whether a facility works here: None, or the reason why not."""
     if what == "syscalls":
-        from colos.chaos.mechanisms import syscalls  # noqa: PLC0415 - ctypes structures that only `bare` needs
+        from colos.chaos.mechanisms import syscalls
 
         wire.send(reply, syscalls.probe())
     else:

@@ -83,7 +83,10 @@ class Restarts:
 class Program(Protocol):
     """What runs in a sandbox.  Picklable; `run` is called in a freshly forked process."""
 
-    restarts: Restarts | None
+    @property
+    def restarts(self) -> Restarts | None:
+        """The policy for starting it again."""
+        ...
 
     def run(self, place: Place, ready: Callable[[], None]) -> int:
         """Become the program: exec it, or serve until told to stop and return an exit status."""
@@ -95,6 +98,4 @@ def kept_paths(extra: tuple[str, ...] = ()) -> tuple[str, ...]:
     wanted = {*sys.path, sys.prefix, sys.base_prefix, os.getcwd(), *extra}
     real = sorted({os.path.realpath(path) for path in wanted if path and os.path.isdir(path)})
     under = [path for path in real if any(path == cover or path.startswith(cover + "/") for cover in COVERED)]
-    return tuple(
-        path for path in under if not any(path != other and path.startswith(other + "/") for other in under)
-    )
+    return tuple(path for path in under if not any(path != other and path.startswith(other + "/") for other in under))

@@ -44,7 +44,7 @@ def _serve(channel: socket.socket, message: tuple[Any, ...], descriptors: list[i
         case ("import", path, modules):
             _reply(descriptors[0], _import(path, modules))
         case ("sandbox", spec.BARE, wanted, trap_disk):
-            from colos.chaos.sandbox import bare  # noqa: PLC0415 - ctypes structures that only this tier needs
+            from colos.chaos.sandbox import bare
 
             _fork(channel, descriptors, lambda: bare.launch(wanted, _channel(descriptors[0]), trap_disk=trap_disk))
         case ("sandbox", _, wanted, _):
@@ -129,4 +129,3 @@ def _reap() -> None:
             pass
     except ChildProcessError:
         return
-
