@@ -6,8 +6,10 @@ The items themselves are in `colos.chaos.items`.
 
 from __future__ import annotations
 
+import random
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,12 @@ _OPTIONS = (
     ("sandbox", "the tier of the sandboxes: namespaces or bare (default: namespaces where they are to be had)"),
     ("scenarios", "the folder of saved scenarios (default: scenarios)"),
 )
+#: Shorter than what `int` refuses to read.
+_WHOLE_NUMBER = re.compile("[0-9]{1,100}")
 _SUITE = pytest.StashKey["Suite"]()
+_SEED = pytest.StashKey[int]()
+#: What an exploration came to, on its report: so it crosses from the workers of pytest-xdist.
+_ON_REPORT = "colos"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,16 +45,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """Refuse bad option values before anything is collected."""
     for name in ("examples", "steps", "seed"):
         value = option(config, name)
-        if value is not None and not (value.isdigit() and (int(value) > 0 or name == "seed")):
-            raise pytest.UsageError(f"--colos-{name}={value}: a whole number is needed, above 0")
-    sandbox = option(config, "sandbox")
-    if sandbox not in (None, "namespaces", "bare"):
-        raise pytest.UsageError(f"--colos-sandbox={sandbox}: allowed are 'namespaces' and 'bare'")
+        least = 0 if name == "seed" else 1
+        if value is not None and not (_WHOLE_NUMBER.fullmatch(value) and int(value) >= least):
+            raise pytest.UsageError(f"{_written(config, name)}: a whole number is needed, {least} or more")
+    if option(config, "sandbox") not in (None, "namespaces", "bare"):
+        raise pytest.UsageError(f"{_written(config, 'sandbox')}: allowed are 'namespaces' and 'bare'")
 
 
 def option(config: pytest.Config, name: str) -> str | None:
     """An option's value: the command line's, else the ini file's, else None."""
     return config.getoption(f"colos_{name}") or config.getini(f"colos_{name}") or None
+
+
+def _written(config: pytest.Config, name: str) -> str:
+    """An option with its value as the user gave it."""
+    given = config.getoption(f"colos_{name}")
+    return f"--colos-{name}={given}" if given else f"{config.inipath}: colos_{name} = {config.getini(f'colos_{name}')}"
 
 
 def suite(config: pytest.Config) -> Suite:
@@ -60,7 +73,7 @@ def suite(config: pytest.Config) -> Suite:
             scenarios=config.rootpath / (option(config, "scenarios") or "scenarios"),
             examples=_number(option(config, "examples")),
             steps=_number(option(config, "steps")),
-            seed=_number(option(config, "seed")),
+            seed=_seed(config),
             sandbox=option(config, "sandbox"),
         )
     return config.stash[_SUITE]
@@ -68,6 +81,30 @@ def suite(config: pytest.Config) -> Suite:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None else None
+
+
+def _seed(config: pytest.Config) -> int:
+    """The option's, else one for the whole run, with which the workers of pytest-xdist are sent out."""
+    given = _number(option(config, "seed"))
+    if given is not None:
+        return given
+    if _SEED not in config.stash:
+        sent: int | None = getattr(config, "workerinput", {}).get("colos_seed")
+        config.stash[_SEED] = random.SystemRandom().randrange(1 << 32) if sent is None else sent
+    return config.stash[_SEED]
+
+
+def _whole(config: pytest.Config) -> bool:
+    """Whether all of the project was asked for, and not some arguments' tests."""
+    sent: bool | None = getattr(config, "workerinput", {}).get("colos_whole")
+    return config.args_source is not pytest.Config.ArgsSource.ARGS if sent is None else sent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what only its controller knows."""
+    node.workerinput["colos_seed"] = _seed(node.config)
+    node.workerinput["colos_whole"] = _whole(node.config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -85,7 +122,7 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> Any:
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Scenario files that cannot be used become items that say so; the others still run."""
-    whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    whole = _whole(config)
     folder: Path = config.rootpath / (option(config, "scenarios") or "scenarios")
     if _SUITE in config.stash or (whole and any(folder.glob("**/*.toml"))):
         items.extend(suite(config).unusable(session, whole=whole))
@@ -98,10 +135,28 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return config.stash[_SUITE].header()
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """What each exploration came to."""
-    if _SUITE in config.stash:
-        _write(terminalreporter, config.stash[_SUITE].summary())
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put what an exploration came to on its report."""
+    report = yield
+    if call.when == "call" and _SUITE in item.config.stash:
+        shared = item.config.stash[_SUITE]
+        lines = shared.take_summary(item.nodeid)
+        if lines:
+            header = shared.header() if hasattr(item.config, "workerinput") else []
+            setattr(report, _ON_REPORT, {"header": header, "lines": lines})
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What each exploration came to; with pytest-xdist also the header, which workers cannot print."""
+    reports = [report for of_outcome in terminalreporter.stats.values() for report in of_outcome]
+    told = [report for report in reports if hasattr(report, _ON_REPORT)]
+    told.sort(key=lambda report: report.start)
+    header = dict.fromkeys(line for report in told for line in getattr(report, _ON_REPORT)["header"])
+    _write(terminalreporter, [*header, *(line for report in told for line in getattr(report, _ON_REPORT)["lines"])])
 
 
 def _write(reporter: Any, lines: Iterable[str]) -> None:

@@ -10,17 +10,19 @@ import contextlib
 import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import MultipleResults, run_state_machine_as_test
 
 from colos.chaos import minimise as search
-from colos.chaos.bridge import Outlet, in_test_case
+from colos.chaos.bridge import BACKENDS, Outlet, in_test_case
 from colos.chaos.builtin import BUILTIN
 from colos.chaos.draws import Draws, RecordedData
 from colos.chaos.executor import REFUSALS, UNKNOWNS, Deadlines, Executor, Setting
@@ -52,6 +54,7 @@ class Options:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
 
+_HYPOTHESIS_NOTES = ("Falsifying example", "Failing test case", "You can reproduce", "Explanation:")
 DEFAULT_EXAMPLES = 50
 DEFAULT_STEPS = 12
 
@@ -148,9 +151,10 @@ class Driver:
         self._exploration = Exploration()
         self._ended: Executor | None = None
         system = cls.system_declaration()
-        self.unavailable = _unavailable(cls.faults, session)
         _check_declarations(cls, system.topology())
-        session.prepare([sys.modules[cls.__module__], *system.modules()] if system.modules() else [])
+        self.unavailable = _unavailable(cls.faults, session)
+        if system.modules():
+            session.prepare(_with_packages([sys.modules[cls.__module__], *system.modules()]))
         self.outlet = Outlet(cls.backend)
         self.setting = Setting(
             session=session,
@@ -223,6 +227,11 @@ class Driver:
                 run_state_machine_as_test(factory, settings=self._settings())  # type: ignore[arg-type]
         except SearchEnded:
             return self._ended
+        except Exception as error:
+            # From an author's `__init__`, precondition or strategy: what Hypothesis notes on it is about its own runs.
+            if hasattr(error, "__notes__"):
+                error.__notes__ = [note for note in error.__notes__ if not note.startswith(_HYPOTHESIS_NOTES)]
+            raise
         return None
 
     def _settings(self) -> settings:
@@ -371,7 +380,11 @@ class Driver:
         machine._initialize_rules_to_run = [
             rule for rule in machine._initialize_rules_to_run if rule.function is not declared.function
         ]
-        done, value = executor.op(step, function, kwargs)
+        try:
+            done, value = executor.op(step, function, kwargs)
+        except UnsatisfiedAssumption:
+            executor.skip(step, "what it assumes does not hold in this run")
+            return
         if done and step.results:
             given = value.values if isinstance(value, MultipleResults) else (value,)
             for position, name in enumerate(step.results):
@@ -401,11 +414,33 @@ def _unavailable(faults: Sequence[Fault], session: Session) -> dict[str, str]:
     return found
 
 
+def _with_packages(modules: Sequence[ModuleType]) -> Iterator[ModuleType]:
+    """Modules after the packages that they are in: under pytest's importlib mode no path leads to those."""
+    for module in modules:
+        parts = module.__name__.split(".")
+        for length in range(1, len(parts)):
+            package = sys.modules.get(".".join(parts[:length]))
+            if package is not None and getattr(package, "__file__", None):
+                yield package
+        yield module
+
+
 def _check_declarations(cls: type[ChaosMachine], topology: tuple[str, ...]) -> None:
     for fault in cls.faults:
         fault.candidates(topology)  # raises for a pattern that matches nothing
-    unknown = set(cls.without) - set(BUILTIN)
+    for name in ("refusals", "unknowns"):
+        declared = getattr(cls, name)
+        if not isinstance(declared, tuple) or not all(
+            isinstance(kind, type) and issubclass(kind, BaseException) for kind in declared
+        ):
+            raise InvalidSpecification(
+                f"{cls.__name__}.{name} is {declared!r}; it is a tuple of exception classes such as (OSError,)"
+            )
+    if cls.backend not in BACKENDS:
+        raise InvalidSpecification(f"{cls.__name__}.backend is {cls.backend!r}; allowed are {', '.join(BACKENDS)}")
+    unknown = {cls.without} if isinstance(cls.without, str) else set(cls.without) - set(BUILTIN)
     if unknown:
         raise InvalidSpecification(
-            f"{cls.__name__}.without names {', '.join(sorted(unknown))}; built-in properties are {', '.join(BUILTIN)}"
+            f"{cls.__name__}.without names {', '.join(sorted(unknown))}; it is a tuple of names such as "
+            f"({BUILTIN[0]!r},), and the built-in properties are {', '.join(BUILTIN)}"
         )

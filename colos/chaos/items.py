@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import os
-import random
 import re
+import shlex
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -45,15 +45,15 @@ class Suite:
         scenarios: Path,
         examples: int | None,
         steps: int | None,
-        seed: int | None,
+        seed: int,
         sandbox: str | None,
     ) -> None:
         self.config = config
         self.directory = scenarios
-        self.seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+        self.seed = seed
         self.options = Options(examples=examples, steps=steps, seed=self.seed)
         self.session = Session(sandbox)
-        self._results: list[tuple[str, Exploration]] = []
+        self._results: dict[str, Exploration] = {}
         self._classes: set[str] = set()
         self._files: dict[Path, Scenario | InvalidScenario] | None = None
 
@@ -125,12 +125,21 @@ class Suite:
 
     def add(self, nodeid: str, exploration: Exploration) -> None:
         """Keep a result for the summary."""
-        self._results.append((nodeid, exploration))
+        self._results[nodeid] = exploration
 
-    def summary(self) -> Iterator[str]:
-        """All results, in the order in which they came."""
-        for nodeid, exploration in self._results:
-            yield from summary_lines(nodeid, exploration)
+    def take_summary(self, nodeid: str) -> list[str]:
+        """What an item's exploration came to, if it has had one; for a test that runs again, anew."""
+        exploration = self._results.pop(nodeid, None)
+        return [] if exploration is None else summary_lines(nodeid, exploration)
+
+    def replay_command(self, test: str) -> str:
+        """What replays a scenario of a test, from where pytest was called; ``{name}`` is the scenario's."""
+        given = [
+            f"--colos-{name}={shlex.quote(value).replace('{', '{{').replace('}', '}}')}"
+            for name in ("sandbox", "scenarios")
+            if (value := self.config.getoption(f"colos_{name}"))
+        ]
+        return " ".join(["pytest", *given, f"'{self.config.cwd_relative_nodeid(test)}::scenario[{{name}}]'"])
 
     def journal(self, nodeid: str) -> Path:
         """Where an item's journal goes; workers of pytest-xdist do not share one."""
@@ -162,8 +171,8 @@ class ChaosClass(pytest.Class):
         cls, parent: Any, *, name: str, obj: Any, suite: Suite, **extra: Any
     ) -> Any:
         """Made by the plugin, with the run's suite."""
+        # Not `node.obj = obj`: pytest takes up a class's marks where it looks the class up itself.
         node = super().from_parent(parent, name=name, obj=obj, **extra)
-        node.obj = obj
         node.suite = suite
         return node
 
@@ -231,7 +240,7 @@ class _Run:
         exploration = driver.explore(known, suite.directory)
         suite.add(f"{self._test}::explore", exploration)
         if exploration.failure is not None:
-            replay = f"pytest '{self._test}::scenario[{{name}}]'"
+            replay = suite.replay_command(self._test)
             raise ChaosFailure(describe_failure(exploration.failure, replay=replay, seed=suite.seed))
         if self._class.faults and not exploration.exercised:
             pytest.skip(f"not exercised: no fault fired in {exploration.examples} examples")

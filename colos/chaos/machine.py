@@ -115,7 +115,10 @@ class ChaosMachine(RuleBasedStateMachine):
     @classmethod
     def _declare_faults(cls) -> None:
         """One rule for all faults and heals; beside the author's rules it is kept apart (`_turn`)."""
-        for fault in cls.faults:
+        declared = cls.faults
+        if isinstance(declared, Fault) or not isinstance(declared, Sequence):
+            raise InvalidSpecification(f"{cls.__name__}.faults is {declared!r}; it is a list such as [Kill('ledger/*')]")
+        for fault in declared:
             if not isinstance(fault, Fault):
                 raise InvalidSpecification(f"{cls.__name__}.faults holds {fault!r}; faults look like Kill('ledger/*')")
         nemesis = _nemesis() if cls.faults else None

@@ -45,7 +45,7 @@ class _Output:
     text: str
 
     def __call__(self, system: RunningCommand) -> bool:
-        return self.text in system.output()
+        return self.text in system.sandbox.output_since_start()
 
 
 def _accepts(system: RunningCommand, address: str | tuple[str, int]) -> bool:
@@ -72,5 +72,5 @@ def file_exists(path: str) -> Ready:
 
 
 def output_contains(text: str) -> Ready:
-    """The program has written a text to its standard output or error."""
+    """The program has written a text to its standard output or error since it was last started."""
     return _Output(text)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from colos.runtime.actor import Actor, ActorRef
 from colos.runtime.node import Node, NodeClient, connect, serve
-from colos.runtime.root import ExitRecord, ProcessInfo
-from colos.runtime.rundir import ActorEntry, read_actors
+from colos.runtime.root import ProcessInfo
+from colos.runtime.rundir import ActorEntry, ExitRecord, read_actors
 from colos.runtime.supervisor import ChildSpec, Supervisor, topology
 
 __all__ = [

@@ -21,7 +21,8 @@ import anyio.abc
 from colos.errors import CallTimeout, ColosError, InvalidSpecification, NoSuchNode, StartFailed
 from colos.runtime import process, rundir, transport, zygote
 from colos.runtime.actor import ActorRef, Switchboard
-from colos.runtime.root import START_FAILED, ExitRecord, ProcessInfo, Root
+from colos.runtime.root import START_FAILED, ProcessInfo, Root
+from colos.runtime.rundir import ExitRecord
 from colos.runtime.supervisor import Supervisor, specify
 
 _MAIN: Final = "__colos_main__"

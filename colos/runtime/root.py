@@ -19,7 +19,7 @@ from colos.runtime import message, process, rundir, zygote
 from colos.runtime.message import ProtocolError
 from colos.runtime.process import Death
 from colos.runtime.registry import Entry, Registry
-from colos.runtime.rundir import RunDirectory
+from colos.runtime.rundir import ExitRecord, RunDirectory, exit_text
 from colos.runtime.supervisor import ChildSpec, Exited, RestartFailed, State, TreeSpec, decide
 from colos.runtime.transport import BrokenConnectionError, Changes, Connection, Listener
 from colos.runtime.worker import describe
@@ -34,20 +34,6 @@ _FAREWELL_S: Final = 2.0
 """How long a process that said its last words may take to end."""
 _EXITS_KEPT: Final = 16
 _QUESTIONS_MAX: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class ExitRecord:
-    """How one incarnation ended.  `pid` is the node's own namespace's; None if it died unborn."""
-
-    path: str
-    id: int
-    pid: int | None
-    reason: str
-    traceback: str
-    stderr: str
-    ran_s: float
-    was_ready: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,17 +482,3 @@ def _spec_text(spec: ChildSpec) -> str:
     actor = f"{spec.actor.__module__}:{spec.actor.__qualname__}"
     lines = (f"actor {actor}", f"name {spec.name or '-'}", f"restart {spec.restart}", f"shutdown_s {spec.shutdown_s:g}")
     return "\n".join(lines) + "\n"
-
-
-def exit_text(record: ExitRecord, death: Death | None) -> str:
-    """The `exit` file: the reason in the first line, then what helps to understand it."""
-    parts = [record.reason + "\n"]
-    if record.traceback:
-        parts.append(record.traceback.rstrip() + "\n")
-    if record.stderr.strip():
-        parts.append(f"its output ends:\n{record.stderr.rstrip()}\n")
-    usage = f"pid {record.pid}, ran {record.ran_s:.3f} s"
-    if death is not None:
-        usage += f", user {death.user_s:.3f} s, system {death.system_s:.3f} s, at most {death.rss_kib_max} KiB resident"
-    parts.append(usage + "\n")
-    return "\n".join(parts)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from colos.runtime import process
+from colos.runtime.process import Death
 
 STATES: Final = ("starting", "running", "stopping", "exited")
 KEEP_EXITED: Final = 3
@@ -138,6 +139,34 @@ def _read(path: str) -> str:
             return file.read().strip()
     except OSError:  # not written yet, or removed meanwhile
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """How one incarnation ended.  `pid` is the node's own namespace's; None if it died unborn."""
+
+    path: str
+    id: int
+    pid: int | None
+    reason: str
+    traceback: str
+    stderr: str
+    ran_s: float
+    was_ready: bool
+
+
+def exit_text(record: ExitRecord, death: Death | None) -> str:
+    """The `exit` file: the reason in the first line, then what helps to understand it."""
+    parts = [record.reason + "\n"]
+    if record.traceback:
+        parts.append(record.traceback.rstrip() + "\n")
+    if record.stderr.strip():
+        parts.append(f"its output ends:\n{record.stderr.rstrip()}\n")
+    usage = f"pid {record.pid}, ran {record.ran_s:.3f} s"
+    if death is not None:
+        usage += f", user {death.user_s:.3f} s, system {death.system_s:.3f} s, at most {death.rss_kib_max} KiB resident"
+    parts.append(usage + "\n")
+    return "\n".join(parts)
 
 
 class RunDirectory:

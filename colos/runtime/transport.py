@@ -36,6 +36,9 @@ _BACKLOG: Final = 128
 _ADDRESS_BYTES_MAX: Final = 100
 _PAUSE_S: Final = (0.02, 0.5)
 """How long accepting pauses when there is no descriptor left: at first, and at most."""
+_O_PATH: Final = getattr(os, "O_PATH", 0o10000000)
+_SO_PEERCRED: Final = getattr(socket, "SO_PEERCRED", 17)
+"""Linux's numbers, which PyPy's modules leave out."""
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -53,7 +56,7 @@ def _address(directory: str) -> Iterator[str]:
     if len(os.fsencode(path)) <= _ADDRESS_BYTES_MAX:
         yield path
         return
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(directory, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
     finally:
@@ -93,7 +96,7 @@ def connect(directory: str) -> socket.socket:
 
 def _same_user(connection: socket.socket) -> bool:
     # Only the uid means anything: between pid namespaces the pid does not.
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    credentials = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, struct.calcsize("3i"))
     return bool(struct.unpack("3i", credentials)[1] == os.geteuid())
 
 

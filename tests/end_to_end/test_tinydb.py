@@ -115,7 +115,7 @@ def person(seed: int) -> dict[str, Any]:
         "name": FAKER.name(),
         "email": f"{seed}-{FAKER.email()}",
         "address": FAKER.address(),
-        "about": FAKER.text(max_nb_chars=1500),
+        "about": FAKER.text(max_nb_chars=3000),
         "jobs": [FAKER.job() for _ in range(3)],
         "born": FAKER.date_of_birth().isoformat(),
     }

@@ -35,6 +35,7 @@ __all__ = [
     "no_new_privileges",
     "set_hostname",
     "set_read_only",
+    "set_writable",
     "setns",
     "unshare",
 ]
@@ -105,14 +106,23 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
 
 def set_read_only(path: str) -> None:
     """Make a mount and everything below it read-only, in one call (Linux 5.12)."""
-    attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+    _set_attributes(path, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY, 0)
+
+
+def set_writable(path: str) -> None:
+    """Make one mount writable again and leave its other flags: nosuid and the like are locked in here."""
+    _set_attributes(path, 0, 0, _MOUNT_ATTR_RDONLY)
+
+
+def _set_attributes(path: str, flags: int, wanted: int, unwanted: int) -> None:
+    attributes = struct.pack("=QQQQ", wanted, unwanted, 0, 0)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     _check(
         _libc.syscall(
             _SYS_MOUNT_SETATTR,
             _AT_FDCWD,
             os.fsencode(path),
-            _AT_RECURSIVE,
+            flags,
             buffer,
             ctypes.c_size_t(len(attributes)),
         ),

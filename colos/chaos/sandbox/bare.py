@@ -1,8 +1,9 @@
 """The `bare` tier: what is left where the kernel or the policy refuses namespaces.
 
-A session and process group of its own, a subreaper above everything the system forks, the
-parent-death signal, a temporary directory, and a watchdog that outlives pytest just long enough
-to end all of it.  Sources: prctl(2), setsid(2), seccomp_unotify(2).
+A session and process group of its own, a temporary directory, and two subreapers above everything
+the system forks: the keeper, and a watchdog above it.  Both outlive pytest just long enough to end
+all of it, and each does so alone when the other was killed.  Sources: prctl(2), setsid(2),
+pidfd_open(2), seccomp_unotify(2).
 """
 
 from __future__ import annotations
@@ -25,46 +26,70 @@ __all__ = ["PREFIX", "launch"]
 
 #: How the temporary directory of a bare sandbox is named.
 PREFIX = "colos-"
-_KILL_DEADLINE_S = 5.0
+_KILL_DEADLINE_S = 60.0  # far above the test's own: it reports what stays while we go on trying
+_KILL_PAUSE_S = 0.001
 
 
-def launch(spec: SandboxSpec, channel: socket.socket, *, trap_disk: bool) -> None:
-    """Be the watchdog of a bare sandbox until its end; runs in a process of its own, never returns."""
+def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap_disk: bool) -> None:
+    """Be the watchdog of a bare sandbox until its end; runs in a process of its own, never returns.
+
+    `template` is a pidfd: the sandbox ends with that process, as one of namespaces does.
+    """
     del spec  # a host directory has no size of its own: the disk fault counts instead
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # only the channel's end ends a watchdog
+        signal.signal(number, signal.SIG_IGN)  # only the lifelines end a watchdog
     kernel.become_subreaper()
     base = tempfile.mkdtemp(prefix=PREFIX)
     try:
-        place = Place(f"{base}/data", f"{base}/run", f"{base}/home", f"{base}/tmp")
-        for directory in (place.data, place.run, place.home, place.tmp):
-            os.mkdir(directory, 0o700)
-        pidfd = os.pidfd_open(os.getpid())
-        wire.send(channel, ("made", os.getpid()), (pidfd,))
-        os.close(pidfd)
-        wire.send(channel, ("furnished", place))
-        Keeper(channel, place, DiskTrap(place.data) if trap_disk else None).run()
+        watchdog = os.pidfd_open(os.getpid())
+        keeper = os.fork()
+        if keeper == 0:
+            kernel.become_subreaper()
+            _keep(base, channel, watchdog, template, trap_disk=trap_disk)
+        else:
+            channel.close()  # so that the test sees its end when the keeper dies
+            os.waitpid(keeper, 0)
     finally:
         _end_everything()
-        shutil.rmtree(base, ignore_errors=True)
+        _remove(base)
     os._exit(0)
+
+
+def _keep(base: str, channel: socket.socket, watchdog: int, template: int, *, trap_disk: bool) -> None:
+    place = Place(f"{base}/data", f"{base}/run", f"{base}/home", f"{base}/tmp")
+    for directory in (place.data, place.run, place.home, place.tmp):
+        os.mkdir(directory, 0o700)
+    keeper = os.pidfd_open(os.getpid())
+    wire.send(channel, ("made", os.getpid()), (watchdog, keeper))
+    os.close(watchdog)
+    os.close(keeper)
+    wire.send(channel, ("furnished", place))
+    Keeper(channel, place, DiskTrap(place.data) if trap_disk else None, lifeline=template).run()
 
 
 def _end_everything() -> None:
     """Kill and reap every descendant; as their subreaper we are left with none."""
     deadline = time.monotonic() + _KILL_DEADLINE_S
     while time.monotonic() < deadline:
-        alive = [process for process in descendants(os.getpid()) if process.state != "Z"]
-        for process in alive:
+        for process in descendants(os.getpid()):
             try:
                 os.kill(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         try:
-            if not alive and os.waitpid(-1, os.WNOHANG) == (0, 0):
-                continue
-            if alive:
-                os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
         except ChildProcessError:
             return
+        time.sleep(_KILL_PAUSE_S)  # dying takes a moment, and a blocking wait would have no deadline
+
+
+def _remove(base: str) -> None:
+    """Remove the directory, whatever modes the system gave to what is in it."""
+    for parent, directories, _ in os.walk(base):
+        for name in directories:
+            path = os.path.join(parent, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o700)
+    shutil.rmtree(base, ignore_errors=True)

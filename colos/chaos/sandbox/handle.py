@@ -6,7 +6,9 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from colos.chaos.sandbox import wire
@@ -62,7 +64,7 @@ class Sandbox:
     """One throwaway machine.  `destroy` ends it; the kernel or the watchdog does when we cannot."""
 
     def __init__(
-        self, session: Session, tier: str, channel: socket.socket, keeper: int, pidfd: int, *, trapping: bool
+        self, session: Session, tier: str, channel: socket.socket, keeper: int, pidfds: list[int], *, trapping: bool
     ) -> None:
         self.session = session
         self.tier = tier
@@ -73,8 +75,11 @@ class Sandbox:
         self.main_pid = 0
         self.ready = False
         self.stopped = False
+        #: Held by whoever stops or continues a process, so that none continues what another has just stopped.
+        self.stopping = threading.Lock()
         self._channel = channel
-        self._pidfd = pidfd
+        self._pidfds = pidfds
+        self._output_start = 0
         self._place: Place | None = None
         self._answers: list[Any] = []
 
@@ -134,8 +139,8 @@ class Sandbox:
         if received is None:
             raise HarnessBroken("the sandbox's keeper", "has died")
         match received[0]:
-            case ("started", pid, count):
-                self.main_pid, self.starts, self.ready = pid, count, False
+            case ("started", pid, count, written):
+                self.main_pid, self.starts, self.ready, self._output_start = pid, count, False, written
             case ("ready", count):
                 self.ready = count == self.starts
             case ("exited", code, _, again):
@@ -156,9 +161,16 @@ class Sandbox:
 
     def output(self) -> str:
         """The end of what the program wrote to its standard output and error."""
+        return self._read_output(lambda size: max(0, size - _OUTPUT_TAIL))
+
+    def output_since_start(self) -> str:
+        """All that the program wrote since it was last started."""
+        return self._read_output(lambda _: self._output_start)
+
+    def _read_output(self, begin: Callable[[int], int]) -> str:
         try:
             with open(self.outside("{run}/" + OUTPUT), "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _OUTPUT_TAIL))
+                file.seek(begin(os.fstat(file.fileno()).st_size))
                 return file.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
@@ -178,7 +190,8 @@ class Sandbox:
                 except ProcessLookupError:
                     return None
                 again = read_process(process.pid)  # the number may have come to mean another meanwhile
-                if again is not None and again.start_time == process.start_time:
+                # A zombie is gone, too: a signal to one would count as delivered and do nothing.
+                if again is not None and again.start_time == process.start_time and again.state not in "ZX":
                     return Target(process, pidfd)
                 os.close(pidfd)
         return None
@@ -187,13 +200,15 @@ class Sandbox:
 
     def remount_data(self, *, size: int | None = None, inodes: int | None = None) -> None:
         """Give the data disk new limits (`namespaces` only).  Raises `OSError`."""
-        self.session.join(self._pidfd, Remount(self.place.data, size, inodes))
+        self.session.join(self._pidfds[0], Remount(self.place.data, size, inodes))
 
     def connect_tcp(self, host: str, port: int) -> socket.socket:
         """A connected TCP socket of the sandbox's own loopback.  Raises `OSError`."""
         if self.tier == BARE:
-            return socket.create_connection((host, port), timeout=_END_S)
-        _, descriptors = self.session.join(self._pidfd, Connect(host, port))
+            connection = socket.create_connection((host, port), timeout=_END_S)
+            connection.settimeout(None)
+            return connection
+        _, descriptors = self.session.join(self._pidfds[0], Connect(host, port))
         return socket.socket(fileno=descriptors[0])
 
     # --- the end ------------------------------------------------------------------------
@@ -203,19 +218,19 @@ class Sandbox:
 
         Raises `HarnessBroken` when something still stands at the deadline.
         """
-        if self._pidfd < 0:
-            return
         try:
-            if self.tier == NAMESPACES:
+            if self.tier == NAMESPACES and self._pidfds:
                 try:
-                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                    signal.pidfd_send_signal(self._pidfds[0], signal.SIGKILL)
                 except ProcessLookupError:
                     pass  # it ended by itself
             self._channel.close()
-            ready, _, _ = select.select([self._pidfd], [], [], _END_S)
-            if not ready:
-                left = tuple(f"{process.command} (pid {process.pid})" for process in self.processes())
-                raise HarnessBroken("a sandbox does not end", f"{_END_S:g} s after its destruction", left)
+            deadline = time.monotonic() + _END_S
+            for pidfd in self._pidfds:
+                ready, _, _ = select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    left = tuple(f"{process.command} (pid {process.pid})" for process in self.processes())
+                    raise HarnessBroken("a sandbox does not end", f"{_END_S:g} s after its destruction", left)
         finally:
-            os.close(self._pidfd)
-            self._pidfd = -1
+            while self._pidfds:
+                os.close(self._pidfds.pop())

@@ -35,30 +35,37 @@ _READY = b"r"
 class Keeper:
     """One poll loop over the channel, dying children, readiness, and (in `bare`) trapped calls."""
 
-    def __init__(self, channel: socket.socket, place: Place, trap: DiskTrap | None = None) -> None:
+    def __init__(
+        self, channel: socket.socket, place: Place, trap: DiskTrap | None = None, lifeline: int | None = None
+    ) -> None:
         self._channel = channel
         self._place = place
         self._trap = trap
+        self._lifeline = lifeline
         self._program: Program | None = None
         self._main = 0
-        self._starts: deque[float] = deque()
+        self._restarts: deque[float] = deque()
         self._count = 0
         self._ready = -1
         self._stopping = False
         self._poll = select.poll()
 
     def run(self) -> None:
-        """Serve until the test's end of the channel closes."""
+        """Serve until the test's end of the channel closes, or the process behind the lifeline ends."""
         wake_in, wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
         self._poll.register(self._channel, select.POLLIN)
         self._poll.register(wake_in, select.POLLIN)
+        if self._lifeline is not None:
+            self._poll.register(self._lifeline, select.POLLIN)
         while True:
             for descriptor, event in self._poll.poll():
                 if descriptor == self._channel.fileno():
                     if not self._command():
                         return
+                elif descriptor == self._lifeline:
+                    return
                 elif descriptor == wake_in:
                     _drain(wake_in)
                     self._reap()
@@ -102,8 +109,8 @@ class Keeper:
 
     def _start(self) -> None:
         assert self._program is not None
-        self._starts.append(time.monotonic())
         self._close_ready()
+        written = self._output_size()
         ready_in, ready_out = os.pipe()
         handover = self._trap.prepare() if self._trap is not None else None
         keeper = os.getpid()
@@ -118,14 +125,14 @@ class Keeper:
         if handover is not None and self._trap is not None:
             self._trap.accept(handover, self._poll)
         self._count += 1
-        self._tell(("started", main, self._count))
+        self._tell(("started", main, self._count, written))
 
     def _become(self, program: Program, ready: int, keeper: int, handover: Any) -> NoReturn:
         """In the forked child: shed what is the harness's, then be the program."""
         status = 70  # EX_SOFTWARE, sysexits(3)
         try:
-            self._channel.close()
             signal.set_wakeup_fd(-1)
+            _close_all_but({ready, *(end.fileno() for end in handover or ())})
             for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)  # an ignored signal would stay so across exec
             kernel.die_with_parent(keeper)
@@ -143,6 +150,12 @@ class Keeper:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+    def _output_size(self) -> int:
+        try:
+            return os.stat(os.path.join(self._place.run, OUTPUT)).st_size
+        except FileNotFoundError:
+            return 0
 
     def _redirect(self) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -192,9 +205,12 @@ class Keeper:
         if policy is None or (code == 0 and policy.when == "failure"):
             return False
         now = time.monotonic()
-        while self._starts and now - self._starts[0] > policy.period_s:
-            self._starts.popleft()
-        return len(self._starts) <= policy.limit
+        while self._restarts and now - self._restarts[0] > policy.period_s:
+            self._restarts.popleft()
+        if len(self._restarts) >= policy.limit:
+            return False
+        self._restarts.append(now)
+        return True
 
 
 def _teller(ready: int) -> Callable[[], None]:
@@ -203,6 +219,16 @@ def _teller(ready: int) -> Callable[[], None]:
         os.close(ready)
 
     return tell
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """The system inherits nothing of the harness's: no channel, no pipe."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2 and descriptor not in kept:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # the listing's own descriptor is gone already
 
 
 def _drain(descriptor: int) -> None:

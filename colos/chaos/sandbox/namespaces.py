@@ -94,19 +94,15 @@ def _first_process(spec: SandboxSpec, channel: socket.socket, launcher: int, go:
 def _furnish(spec: SandboxSpec) -> Place:
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE, None)
     kernel.mount("proc", "/proc", "proc", _OWN, None)
-    writable = [os.open(path, os.O_PATH) for path in spec.writable]
-    kept = {path: os.open(path, os.O_PATH) for path in spec.kept}
+    writable = {os.path.realpath(path) for path in spec.writable}
+    shown = {path: os.open(path, os.O_PATH) for path in sorted({*spec.kept, *writable})}  # parents first
     kernel.set_read_only("/")
-    for path, descriptor in zip(spec.writable, writable, strict=True):
-        _bind(descriptor, path, read_only=False)
-    base = next(path for path in _BASES if os.path.isdir(path) and path not in kept)
+    base = next(path for path in _BASES if os.path.isdir(path) and path not in shown)
     for cover in dict.fromkeys((base, *COVERED)):
-        if os.path.isdir(cover) and cover not in kept:
+        if os.path.isdir(cover) and cover not in shown:
             kernel.mount("tmpfs", cover, "tmpfs", _OWN, f"size={spec.tmp_bytes},mode=1777")
-    for path, descriptor in kept.items():
-        if path not in COVERED:
-            os.makedirs(path, exist_ok=True)
-            _bind(descriptor, path, read_only=path not in spec.writable)
+    for path, descriptor in shown.items():
+        _show(descriptor, path, read_only=path not in writable)
     place = Place(f"{base}/colos/data", f"{base}/colos/run", f"{base}/colos/home", base)
     for directory in (f"{base}/colos", place.data, place.run, place.home):
         os.mkdir(directory, 0o700)
@@ -117,9 +113,16 @@ def _furnish(spec: SandboxSpec) -> Place:
     return place
 
 
-def _bind(descriptor: int, path: str, *, read_only: bool) -> None:
+def _show(descriptor: int, path: str, *, read_only: bool) -> None:
     """Show at `path` what the descriptor was opened on, before anything was mounted over it."""
-    kernel.mount(f"/proc/self/fd/{descriptor}", path, None, kernel.MS_BIND | kernel.MS_REC, None)
-    flags = kernel.MS_REMOUNT | kernel.MS_BIND | (kernel.MS_RDONLY if read_only else 0)
-    kernel.mount("none", path, None, flags, None)
+    source = f"/proc/self/fd/{descriptor}"
+    if not os.path.lexists(path):  # it lies under what was covered
+        if os.path.isdir(source):
+            os.makedirs(path)
+        else:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+    kernel.mount(source, path, None, kernel.MS_BIND | kernel.MS_REC, None)
+    if not read_only:  # what it shows is read-only already, and a bind keeps that
+        kernel.set_writable(path)
     os.close(descriptor)

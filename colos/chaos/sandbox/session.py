@@ -27,6 +27,11 @@ _START_S = 60.0
 _ANSWER_S = 10.0
 _END_S = 5.0
 _LAST_WORDS_S = 0.5
+# The path goes by argument: PYTHONPATH would reach the system under test.
+_BOOTSTRAP = """import sys
+sys.path[:] = {path!r}
+from colos.chaos.sandbox.template import main
+main({descriptor})"""
 
 
 class Session:
@@ -54,12 +59,12 @@ class Session:
             self._said = os.memfd_create("colos-template-stderr")
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", f"from colos.chaos.sandbox.template import main; main({theirs.fileno()})"],
+                    [sys.executable, "-c", _BOOTSTRAP.format(path=sys.path, descriptor=theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=self._said,
                     stderr=self._said,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                    start_new_session=True,  # Ctrl-C goes to pytest, which heals; we end with its channel
                 )
             self._channel = ours
             self._import([])
@@ -160,7 +165,7 @@ class Session:
             if made[0] != "made":
                 channel.close()
                 return str(made[1])
-            sandbox = Sandbox(self, tier, channel, made[1], descriptors[0], trapping=trap)
+            sandbox = Sandbox(self, tier, channel, made[1], descriptors, trapping=trap)
         except BaseException:
             channel.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class Place:
             "HOME": self.home,
             "TMPDIR": self.tmp,
             "XDG_RUNTIME_DIR": self.run,
+            # Python looks for a user's own packages in HOME, which is another one in here.
+            "PYTHONUSERBASE": os.environ.get("PYTHONUSERBASE") or site.getuserbase(),
             "COLOS_DATA": self.data,
             "COLOS_RUN": self.run,
         }

@@ -28,15 +28,24 @@ def main(descriptor: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is pytest's to handle; we end with its channel
     channel = socket.socket(fileno=descriptor)
     channel.set_inheritable(False)
-    while (received := wire.receive(channel)) is not None:
+    while (received := _next(channel)) is not None:
         message, descriptors = received
-        _reap()
         try:
             _serve(channel, message, descriptors)
         finally:
             for extra in descriptors:
                 os.close(extra)
     os._exit(0)
+
+
+def _next(channel: socket.socket) -> tuple[Any, list[int]] | None:
+    """The next request.  Children are reaped as they die, but never those that an import waits for."""
+    signal.signal(signal.SIGCHLD, lambda *_: _reap())
+    try:
+        _reap()
+        return wire.receive(channel)
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _serve(channel: socket.socket, message: tuple[Any, ...], descriptors: list[int]) -> None:
@@ -46,22 +55,27 @@ def _serve(channel: socket.socket, message: tuple[Any, ...], descriptors: list[i
         case ("sandbox", spec.BARE, wanted, trap_disk):
             from colos.chaos.sandbox import bare
 
-            _fork(channel, descriptors, lambda: bare.launch(wanted, _channel(descriptors[0]), trap_disk=trap_disk))
+            lifeline = os.pidfd_open(os.getpid())
+            try:
+                _fork(channel, descriptors, lambda: bare.launch(wanted, _own(descriptors), lifeline, trap_disk=trap_disk))
+            finally:
+                os.close(lifeline)
         case ("sandbox", _, wanted, _):
             template = os.getpid()
-            _fork(channel, descriptors, lambda: namespaces.launch(wanted, _channel(descriptors[0]), template))
+            _fork(channel, descriptors, lambda: namespaces.launch(wanted, _own(descriptors), template))
         case ("join", request):
-            _fork(channel, descriptors, lambda: join.perform(request, _channel(descriptors[0]), descriptors[1]))
+            _fork(channel, descriptors, lambda: join.perform(request, _own(descriptors), descriptors[1]))
         case ("probe", request):
-            _fork(channel, descriptors, lambda: join.probe(request, _channel(descriptors[0])))
+            _fork(channel, descriptors, lambda: join.probe(request, _own(descriptors)))
 
 
-def _channel(descriptor: int) -> socket.socket:
-    return socket.socket(fileno=os.dup(descriptor))
+def _own(descriptors: list[int]) -> socket.socket:
+    """In a forked child: the request's own channel, which is the child's from now on."""
+    return socket.socket(fileno=descriptors[0])
 
 
 def _reply(descriptor: int, answer: object) -> None:
-    with _channel(descriptor) as reply:
+    with socket.socket(fileno=os.dup(descriptor)) as reply:
         wire.send(reply, answer)
 
 
@@ -71,7 +85,6 @@ def _fork(channel: socket.socket, descriptors: list[int], then: Callable[[], Non
         return
     try:
         channel.close()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         then()
     except BaseException:
         try:

@@ -36,7 +36,10 @@ def send(channel: socket.socket, message: object, descriptors: tuple[int, ...] =
 def receive(channel: socket.socket) -> tuple[Any, list[int]] | None:
     """The next message and its descriptors, or None when the peer is gone."""
     try:
-        packet, descriptors, flags, _ = socket.recv_fds(channel, LARGEST_MESSAGE, _MOST_DESCRIPTORS)
+        # Close-on-exec from the first instant: what a program inherits, it keeps for ever.
+        packet, descriptors, flags, _ = socket.recv_fds(
+            channel, LARGEST_MESSAGE, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
     except ConnectionResetError:
         return None
     if not packet:

@@ -1,6 +1,6 @@
 """Actors and supervisors for the tests, in a module that a node's own interpreter can import."""
 
-# ruff: noqa: N818, ASYNC110, ASYNC230, ASYNC240 - tests poll and touch files with a deadline; an answer is no error
+# ruff: noqa: ASYNC251, ASYNC110, ASYNC230, ASYNC240 - tests poll and touch files with a deadline; an answer is no error
 from __future__ import annotations
 
 import os
@@ -60,6 +60,10 @@ class Writer(Actor):
         while not os.path.exists(path):
             await anyio.sleep(0.005)
         return "unblocked"
+
+    async def hog(self) -> None:
+        """Block the whole process, event loop and all."""
+        time.sleep(60)
 
     async def pid(self) -> int:
         return os.getpid()

@@ -1,0 +1,51 @@
+"""The house rules: style, types, and who may import whom.  The same commands as a developer's."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("arguments", [("check", "."), ("format", "--check", ".")], ids=["check", "format"])
+def test_ruff(arguments: tuple[str, ...]) -> None:
+    run(sys.executable, "-m", "ruff", *arguments)
+
+
+@pytest.mark.slow
+def test_mypy_strict() -> None:
+    run(sys.executable, "-m", "mypy")
+
+
+@pytest.mark.slow
+def test_import_contracts() -> None:
+    run(str(SCRIPTS / "lint-imports"))
+
+
+def test_no_room_outgrows_a_reader() -> None:
+    for path in (ROOT / "colos").rglob("*.py"):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 500, f"{path.relative_to(ROOT)} has {len(lines)} lines: what wants to live elsewhere?"
+
+
+def test_the_readme_names_the_command_that_ci_runs() -> None:
+    last = (ROOT / ".ci" / "run").read_text().rstrip().splitlines()[-1]
+    assert last in (ROOT / "README.md").read_text()
+
+
+def test_every_relative_link_of_the_documents_leads_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("benchmarks/*.md")]:
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name} links to {link}"
