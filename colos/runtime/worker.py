@@ -209,8 +209,8 @@ class _Worker:
         self._words = (self._stop_reason, "")
         self._show("stopping")
         try:
-            # The supervisor enforces this when it asked; an actor that stops by itself has only this.
-            with anyio.move_on_after(self._spec.shutdown_s or None) as deadline:
+            # When the supervisor asked, it keeps the time; who stops by himself has only this.
+            with anyio.move_on_after(self._spec.shutdown_s if self._stop_reason == "normal" else None) as deadline:
                 await actor.terminate(self._stop_reason)
             if deadline.cancelled_caught:
                 self._words = (f"error: terminate() took longer than {self._spec.shutdown_s:g} s", "")

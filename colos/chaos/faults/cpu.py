@@ -53,7 +53,8 @@ class CpuStarvation(Fault):
     @classmethod
     def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
         """Begin the duty cycle on everything that matches and is alive."""
-        return _Starved(site, site.reach.targets(target or EVERYTHING), _share(cls.complete(arguments)["share"]))
+        share = _share(cls.complete(arguments)["share"])
+        return _Starved(site, site.reach.targets(target or EVERYTHING), share)
 
 
 def _share(value: object) -> float:
@@ -92,9 +93,10 @@ class _Starved(Lease):
         return any(target.alive() for target in self._targets)
 
     def _all(self, number: signal.Signals) -> None:
-        for target in self._targets:
-            if (target.pid, target.process.start_time) not in self._site.stopped:
-                target.signal(number)
+        with self._site.sandbox.stopping:
+            for target in self._targets:
+                if (target.pid, target.process.start_time) not in self._site.stopped:
+                    target.signal(number)
 
     def _observe(self) -> None:
         """Count a stop only when /proc shows one."""

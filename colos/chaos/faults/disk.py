@@ -8,6 +8,7 @@ and no host disk is ever filled.  Proof: a probe that meets ENOSPC, or the watch
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,6 +27,8 @@ __all__ = ["DiskFull"]
 RESOURCES = ("bytes", "inodes")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TRIES = 20
+_BALLAST = ("disk", "ballast")
+_NAMES = itertools.count()  # of leases, as the watchdog knows them
 
 
 class DiskFull(Fault):
@@ -71,6 +74,10 @@ class DiskFull(Fault):
         del target
         complete = cls.complete(arguments)
         resource, free = _resource(complete["resource"]), int(complete["free"])
+        if free < 0:
+            raise InvalidSpecification(f"a disk cannot have {free} {resource} left; use 0 or more")
+        if resource == "bytes":
+            free -= free % _PAGE
         if site.sandbox.tier == NAMESPACES:
             return _Remounted(site, resource, free)
         if not site.sandbox.trapping:
@@ -95,32 +102,46 @@ class _Remounted(Lease):
         self._key = ("disk", resource)
         self._path = site.sandbox.outside("{data}")
         self._free = free
-        total = self._total()
-        self._original = total
-        self._ballast = self._one_page() if resource == "bytes" else -1
-        for _ in range(_TRIES):  # EINVAL when the system wrote more between our look and the remount
-            used = self._used()
-            wanted = used + free
-            holds = int(site.overlays.hold(self._key, self, wanted, lambda: total))
-            try:
-                self._apply(holds)
-                break
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    site.overlays.release(self._key, self)
-                    raise
-        else:
-            site.overlays.release(self._key, self)
-            raise OSError(errno.EINVAL, f"the data disk grew faster than it could be limited ({_TRIES} tries)")
-        self._proof = self._probe()
+        self._original = total = self._total()
+        self._hold_ballast()
+        try:
+            for _ in range(_TRIES):  # EINVAL when the system wrote more between our look and the remount
+                wanted = max(self._used() + free, _PAGE if resource == "bytes" else 1)  # 0 means no limit at all
+                holds = int(site.overlays.hold(self._key, self, wanted, lambda: total))
+                try:
+                    self._apply(holds)
+                    break
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        raise
+            else:
+                raise OSError(errno.EINVAL, f"the data disk grew faster than it could be limited ({_TRIES} tries)")
+            self._proof = self._probe()
+        except BaseException:
+            self.heal()
+            raise
 
-    def _one_page(self) -> int:
-        """Hold a page in a file without a name: a tmpfs shrunk to the 0 bytes that it uses is unlimited."""
-        if self._used():
-            return -1
-        descriptor = os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600)
-        os.posix_fallocate(descriptor, 0, _PAGE)
-        return descriptor
+    def _hold_ballast(self) -> None:
+        """Keep a page in use for as long as any lease limits this disk: shrunk to 0 bytes it would have no limit.
+
+        It is made before the first limit, and so needs no room under any.
+        """
+        sandbox = self._site.sandbox
+        if _BALLAST not in self._site.overlays:
+            try:
+                sandbox.ballast = os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600)
+                os.posix_fallocate(sandbox.ballast, 0, _PAGE)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+        self._site.overlays.hold(_BALLAST, self, 0, lambda: None)
+
+    def _drop_ballast(self) -> None:
+        sandbox = self._site.sandbox
+        held, _ = self._site.overlays.release(_BALLAST, self)
+        if held is None and sandbox.ballast >= 0:
+            os.close(sandbox.ballast)
+            sandbox.ballast = -1
 
     def _used(self) -> int:
         state = os.statvfs(self._path)
@@ -140,13 +161,15 @@ class _Remounted(Lease):
 
     def _probe(self) -> str | None:
         """Ask for one more than is left, in a file without a name that the system cannot see."""
+        ballast = self._site.sandbox.ballast
         opened: list[int] = []
         try:
-            for _ in range(self._free + 1 if self._resource == "inodes" else 1):
-                # One by one: what was opened before ENOSPC has to be closed.
-                opened.append(os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600))  # noqa: PERF401
-            if self._resource == "bytes":
-                os.posix_fallocate(opened[0], 0, self._free + _PAGE)
+            if self._resource == "inodes":
+                for _ in range(self._free + 1):
+                    opened.append(os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600))
+            elif ballast >= 0:  # a new file might be refused for want of an inode
+                os.posix_fallocate(ballast, _PAGE, self._free + _PAGE)
+                os.ftruncate(ballast, _PAGE)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 return f"a probe met ENOSPC with {self._free} {self._resource} left"
@@ -161,16 +184,13 @@ class _Remounted(Lease):
 
     def heal(self) -> None:
         holds, original = self._site.overlays.release(self._key, self)
-        if holds is not None:
-            self._apply(int(holds))
-        elif original is not None:
-            self._apply(int(original))
-        if self._ballast >= 0:
-            os.close(self._ballast)
-            self._ballast = -1
+        if original is not None:
+            self._original = int(original)
+            self._apply(int(holds) if holds is not None else self._original)
+        self._drop_ballast()
 
     def is_healed(self) -> bool:
-        return self._key in self._site.overlays or self._total() >= self._original
+        return self._key in self._site.overlays or self._total() == self._original
 
 
 class _Trapped(Lease):
@@ -180,27 +200,19 @@ class _Trapped(Lease):
 
     def __init__(self, site: Site, resource: str, free: int) -> None:
         self._site = site
-        self._free = free
-        self._resource = resource
-        self._healed = False
+        self._name = next(_NAMES)
         self._proof: str | None = None
-        if resource == "bytes":
-            site.sandbox.trap("limit", free, None)
-        else:
-            site.sandbox.trap("limit", None, free)
+        site.sandbox.trap("hold", self._name, resource, free)
 
     def fired(self) -> str | None:
-        if self._healed:
-            return self._proof
-        hits: dict[str, int] = self._site.sandbox.trap("hits")
-        self._proof = ", ".join(f"{name} given {count} times" for name, count in hits.items() if count) or None
+        hits: dict[str, int] | None = self._site.sandbox.trap("hits", self._name)
+        if hits is not None:  # it acts still; what it did before it was healed stays the proof
+            self._proof = ", ".join(f"{name} given {count} times" for name, count in hits.items() if count) or None
         return self._proof
 
     def heal(self) -> None:
-        if not self._healed:
-            self.fired()
-            self._site.sandbox.trap("lift")
-            self._healed = True
+        self.fired()
+        self._site.sandbox.trap("release", self._name)
 
     def is_healed(self) -> bool:
-        return self._healed
+        return self._site.sandbox.trap("hits", self._name) is None

@@ -75,18 +75,39 @@ class _Signalled(Lease):
         self._site = site
         self._number = number
         self.lasting = number in _STOPS
-        self._hit = [target for target in targets if target.signal(number)]
+        self._hit: list[Target] = []
         for target in targets:
-            if target not in self._hit:
+            if self._send(target):
+                self._hit.append(target)
+            else:
                 target.close()
-        if self.lasting:
-            site.stopped.update(_key(target) for target in self._hit)
         self._proof = self._prove()
         if not self.lasting:
             self._let_go()
 
+    def _send(self, target: Target) -> bool:
+        with self._site.sandbox.stopping:
+            if not target.signal(self._number):
+                return False
+            if self.lasting:
+                self._site.overlays.hold(("stopped", *_key(target)), self, 0, lambda: None)
+                self._site.stopped.add(_key(target))
+            return True
+
+    def _continue(self, target: Target) -> None:
+        """Let it run, unless another lease keeps it stopped."""
+        with self._site.sandbox.stopping:
+            held, _ = self._site.overlays.release(("stopped", *_key(target)), self)
+            if held is None:
+                self._site.stopped.discard(_key(target))
+                target.signal(signal.SIGCONT)
+
     def _prove(self) -> str | None:
         proven = [target for target in self._hit if self._shows(target)]
+        if self.lasting:
+            for target in self._hit:
+                if target not in proven:
+                    self._continue(target)  # it handles or ignores this stop: nobody holds it
         if not proven:
             return None
         whom = ", ".join(f"{target.process.command}[{target.process.inner_pid}]" for target in proven)
@@ -113,12 +134,11 @@ class _Signalled(Lease):
     def heal(self) -> None:
         for target in self._hit:
             if target.pidfd >= 0:
-                self._site.stopped.discard(_key(target))
-                target.signal(signal.SIGCONT)
+                self._continue(target)
 
     def is_healed(self) -> bool:
         for target in self._hit:
-            if target.pidfd >= 0 and target.alive():
+            if target.pidfd >= 0 and target.alive() and _key(target) not in self._site.stopped:
                 process = read_process(target.pid)
                 if process is not None and process.state in "Tt":
                     return False

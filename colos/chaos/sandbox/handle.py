@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import threading
@@ -37,13 +36,11 @@ class Target:
 
     def alive(self) -> bool:
         """Whether it has not exited yet."""
-        ready, _, _ = select.select([self.pidfd], [], [], 0)
-        return not ready
+        return not wire.readable(self.pidfd, 0)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its exit; False at the deadline."""
-        ready, _, _ = select.select([self.pidfd], [], [], timeout_s)
-        return bool(ready)
+        return wire.readable(self.pidfd, timeout_s)
 
     def signal(self, number: int) -> bool:
         """Send a signal; False when it is gone already."""
@@ -80,6 +77,8 @@ class Sandbox:
         self._channel = channel
         self._pidfds = pidfds
         self._output_start = 0
+        #: A file without a name that holds a page of the data disk, while a fault limits it.
+        self.ballast = -1
         self._place: Place | None = None
         self._answers: list[Any] = []
 
@@ -132,8 +131,7 @@ class Sandbox:
 
     def pump(self, timeout_s: float) -> bool:
         """Take one event from the keeper, waiting up to `timeout_s`; False when none came."""
-        ready, _, _ = select.select([self._channel], [], [], max(0.0, timeout_s))
-        if not ready:
+        if not wire.readable(self._channel, timeout_s):
             return False
         received = wire.receive(self._channel)
         if received is None:
@@ -227,10 +225,12 @@ class Sandbox:
             self._channel.close()
             deadline = time.monotonic() + _END_S
             for pidfd in self._pidfds:
-                ready, _, _ = select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
-                if not ready:
+                if not wire.readable(pidfd, deadline - time.monotonic()):
                     left = tuple(f"{process.command} (pid {process.pid})" for process in self.processes())
                     raise HarnessBroken("a sandbox does not end", f"{_END_S:g} s after its destruction", left)
         finally:
+            if self.ballast >= 0:
+                os.close(self.ballast)
+                self.ballast = -1
             while self._pidfds:
                 os.close(self._pidfds.pop())

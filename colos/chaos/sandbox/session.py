@@ -7,7 +7,6 @@ may ask at once.
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -102,8 +101,7 @@ class Session:
 
     def await_message(self, channel: socket.socket, what: str, timeout_s: float) -> tuple[Any, list[int]]:
         """The next message on a channel, or `HarnessBroken` at its end or at the deadline."""
-        ready, _, _ = select.select([channel], [], [], timeout_s)
-        if not ready:
+        if not wire.readable(channel, timeout_s):
             raise HarnessBroken(f"the sandbox's answer to {what}", f"did not come within {timeout_s:g} s")
         received = wire.receive(channel)
         if received is None:

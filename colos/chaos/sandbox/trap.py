@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import select
 import socket
+from dataclasses import dataclass, field
 from typing import Any
 
+from colos.chaos.mechanisms.diskcalls import CREATING
 from colos.chaos.mechanisms.diskquota import TRAPS, DiskQuota
-from colos.chaos.mechanisms.syscalls import Listener, install
+from colos.chaos.mechanisms.diskusage import BLOCK, Tree
+from colos.chaos.mechanisms.syscalls import Listener, Notification, install
 
 __all__ = ["DiskTrap"]
 
@@ -20,10 +23,15 @@ _HANDOVER_S = 5.0
 
 
 class DiskTrap:
-    """The quota on one data directory, and the listeners of every start of the program."""
+    """The quota on one data directory, the leases that limit it, and the listeners of every start.
+
+    Several leases may hold at once and end in any order: of each resource the tightest counts.
+    """
 
     def __init__(self, data: str) -> None:
         self._quota = DiskQuota(data)
+        self._tree = Tree(os.path.realpath(data))
+        self._leases: dict[int, _Held] = {}
         self._listeners: dict[int, Listener] = {}
         self._poll: select.poll | None = None
 
@@ -46,7 +54,7 @@ class DiskTrap:
         theirs.close()
         with ours:
             ours.settimeout(_HANDOVER_S)
-            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
         for descriptor in descriptors:
             listener = Listener(descriptor)
             self._listeners[listener.fileno()] = listener
@@ -59,21 +67,60 @@ class DiskTrap:
         if event & select.POLLIN:
             notification = listener.receive()
             if notification is not None:
-                self._quota.handle(listener, notification)
+                self._handle(listener, notification)
         elif self._poll is not None:
             self._poll.unregister(descriptor)
             del self._listeners[descriptor]
             listener.close()
 
+    def _handle(self, listener: Listener, notification: Notification) -> None:
+        self._tree.saw(notification.pid)
+        before = dict(self._quota.hits)
+        self._quota.handle(listener, notification)
+        resource = "inodes" if notification.call in CREATING else "bytes"
+        for name, count in self._quota.hits.items():
+            new = count - before.get(name, 0)
+            if new:
+                for lease in self._leases.values():
+                    if lease.resource == resource:
+                        lease.hits[name] = lease.hits.get(name, 0) + new
+
     def answer(self, request: tuple[Any, ...]) -> Any:
         """What the disk-full fault asks of the keeper."""
         match request:
-            case ("limit", bytes_free, inodes_free):
-                self._quota.limit(bytes_free=bytes_free, inodes_free=inodes_free)
+            case ("hold", name, resource, free):
+                self._leases[name] = _Held(resource, self._used()[resource] + free)
+                self._apply()
                 return None
-            case ("lift",):
-                self._quota.lift()
+            case ("release", name):
+                if self._leases.pop(name, None) is not None:
+                    self._apply()
                 return None
-            case ("hits",):
-                return dict(self._quota.hits)
+            case ("hits", name):
+                lease = self._leases.get(name)
+                return dict(lease.hits) if lease is not None else None
         return f"unknown request {request!r}"
+
+    def _used(self) -> dict[str, int]:
+        sizes = self._tree.measure()
+        return {"bytes": sum(sizes.values()) * BLOCK, "inodes": len(sizes)}
+
+    def _apply(self) -> None:
+        """Limit each resource to the tightest of the leases that hold it."""
+        if not self._leases:
+            self._quota.lift()
+            return
+        used, free = self._used(), {}
+        for resource, now in used.items():
+            caps = [lease.cap for lease in self._leases.values() if lease.resource == resource]
+            free[resource] = max(0, min(caps) - now) if caps else None
+        self._quota.limit(bytes_free=free["bytes"], inodes_free=free["inodes"])
+
+
+@dataclass
+class _Held:
+    """One lease's limit: no more of the resource than `cap` in all, and how often that was felt."""
+
+    resource: str
+    cap: int
+    hits: dict[str, int] = field(default_factory=dict)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import socket
 from typing import Any
 
-__all__ = ["LARGEST_MESSAGE", "pair", "receive", "send"]
+__all__ = ["LARGEST_MESSAGE", "pair", "readable", "receive", "send"]
 
 LARGEST_MESSAGE = 128 * 1024
 _MOST_DESCRIPTORS = 4
@@ -20,6 +21,13 @@ _MOST_DESCRIPTORS = 4
 def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected ends; both close on exec."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def readable(descriptor: socket.socket | int, timeout_s: float) -> bool:
+    """Wait until there is something to read, or an end; False at the deadline."""
+    poll = select.poll()  # select(2) knows no descriptor above 1023, and pytest may have more
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout_s) * 1000))
 
 
 def send(channel: socket.socket, message: object, descriptors: tuple[int, ...] = ()) -> None:
