@@ -9,6 +9,7 @@ the portal, and healing needs it (measured; DESIGN 5).
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
@@ -28,6 +29,8 @@ from hypothesis.reporting import reporter
 __all__ = ["BACKENDS", "OpDeadline", "Outlet", "in_test_case"]
 
 BACKENDS = ("asyncio", "trio")
+#: How long a cancelled coroutine may take to end.
+_CANCEL_S = 1.0
 
 
 class OpDeadline(TimeoutError):
@@ -62,14 +65,15 @@ class Outlet:
         """
         if not inspect.iscoroutinefunction(function):
             return function(*args, **kwargs)
-        context, report = _current_build_context.value, reporter.value
+        context, report, ended = _current_build_context.value, reporter.value, threading.Event()
         future: Future[tuple[Any, BaseException | None]] = self.portal.start_task_soon(
-            _as_value, function, args, kwargs, timeout_s, context, report
+            _as_value, function, args, kwargs, timeout_s, context, report, ended
         )
         try:
             value, error = future.result()
         except BaseException:  # Ctrl-C while we wait: what runs there must not go on beside the healing
             future.cancel()
+            ended.wait(_CANCEL_S)  # cancelling only asks; a thread that waits on the sandbox takes our answers
             raise
         if error is not None:
             raise error
@@ -83,6 +87,7 @@ async def _as_value(
     timeout_s: float | None,
     context: Any,
     report: Any,
+    ended: threading.Event,
 ) -> tuple[Any, BaseException | None]:
     with _current_build_context.with_value(context), reporter.with_value(report):
         try:
@@ -96,6 +101,8 @@ async def _as_value(
             raise
         except BaseException as error:
             return None, _unwrapped(error)
+        finally:
+            ended.set()
 
 
 def _unwrapped(error: BaseException) -> BaseException:

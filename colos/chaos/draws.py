@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 __all__ = ["Draws", "RecordedData", "snapshot"]
@@ -20,16 +20,20 @@ def snapshot(value: object) -> object:
 
 
 class Draws:
-    """The draws of one step, in order: first those to give back, then what is drawn beyond them."""
+    """The draws of one step, in order: first those to give back, then what is drawn beyond them.
 
-    def __init__(self, replayed: Sequence[object] = ()) -> None:
+    `record` is how a draw is kept.
+    """
+
+    def __init__(self, replayed: Sequence[object] = (), *, record: Callable[[object], object] = snapshot) -> None:
         self._replayed = list(replayed)
+        self._record = record
         self._taken: list[object] = []
 
     def take(self, data: Any, strategy: Any, label: str | None) -> Any:
         """The next draw.  When there are no recorded ones left, the strategy decides."""
         value = self._replayed.pop(0) if self._replayed else data.draw(strategy, label)
-        self._taken.append(snapshot(value))
+        self._taken.append(self._record(value))
         return value
 
     def taken(self) -> tuple[object, ...]:

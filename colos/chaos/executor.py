@@ -136,7 +136,7 @@ class Executor:
         """Make the sandbox and start the system in it.  Raises `HarnessBroken` when it does not start."""
         self._journal.restart()
         self._journal.record("example", tier=self.setting.session.tier, system=repr(self.setting.system))
-        sandbox = self.setting.session.sandbox(self.setting.spec)
+        sandbox = self.setting.session.sandbox(self.setting.spec, self.setting.system.program())
         self._stack.callback(sandbox.destroy)
         running = self.setting.system.boot(sandbox)
         self._running = running
@@ -300,6 +300,7 @@ class Executor:
         """Heal everything, check what must come to hold, stop the system, check the built-in properties."""
         if not self.booted:
             return Verdict(Outcome.NOT_EXERCISED, reason="there was no step")
+        self.setting.session.prefetch(self.setting.spec, self.setting.system.program())
         self.heal_all()
         if self.violation is None:
             self._settle()

@@ -18,13 +18,16 @@ from typing import Any
 import pytest
 
 from colos.chaos.driver import Driver, Exploration, Options, Replay
+from colos.chaos.fault import matches
 from colos.chaos.faults import fault_kinds
-from colos.chaos.machine import ChaosMachine, author_rules
+from colos.chaos.machine import ChaosMachine, author_rules, required_arguments
 from colos.chaos.properties import Outcome
 from colos.chaos.report import describe_failure, describe_replay, summary_lines
 from colos.chaos.sandbox.session import Session
-from colos.chaos.scenario import Inject, Scenario, load, validate
-from colos.errors import ColosError, FaultUnavailable, HarnessBroken, InvalidScenario
+from colos.chaos.scenario import Inject, Op, Scenario, load, validate
+from colos.chaos.scenario_toml import Source
+from colos.chaos.values import closest
+from colos.errors import ColosError, FaultUnavailable, HarnessBroken, InvalidScenario, InvalidSpecification
 
 __all__ = ["ChaosClass", "Suite"]
 
@@ -95,7 +98,7 @@ class Suite:
                         str(path),
                         "test",
                         f"there is no chaos machine {scenario.test!r}",
-                        _closest(scenario.test, self._classes),
+                        closest(scenario.test, self._classes),
                     )
             if problem is not None:
                 name = os.path.relpath(path, self.config.rootpath)
@@ -139,7 +142,9 @@ class Suite:
             for name in ("sandbox", "scenarios")
             if (value := self.config.getoption(f"colos_{name}"))
         ]
-        return " ".join(["pytest", *given, f"'{self.config.cwd_relative_nodeid(test)}::scenario[{{name}}]'"])
+        file, _, name = test.partition("::")
+        here = os.path.relpath(self.config.rootpath / file, self.config.invocation_params.dir)
+        return " ".join(["pytest", *given, f"'{here}::{name}::scenario[{{name}}]'"])
 
     def journal(self, nodeid: str) -> Path:
         """Where an item's journal goes; workers of pytest-xdist do not share one."""
@@ -150,12 +155,6 @@ class Suite:
     def close(self) -> None:
         """End the template."""
         self.session.close()
-
-
-def _closest(test: str, known: Iterable[str]) -> str:
-    from colos.chaos.values import closest
-
-    return closest(test, list(known))
 
 
 # --- items -------------------------------------------------------------------------------
@@ -208,6 +207,13 @@ class _Run:
         self._scenario = scenario
 
     def __call__(self, name: str, fixtures: Mapping[str, Any]) -> None:
+        try:
+            self._carry_out(name, fixtures)
+        except KeyboardInterrupt:
+            # Anew: Ctrl-C may land between lines, and pytest fails at telling such a traceback (CPython 3.11).
+            raise KeyboardInterrupt from None
+
+    def _carry_out(self, name: str, fixtures: Mapping[str, Any]) -> None:
         suite = self._suite
         if self._scenario is not None and self._path is not None:
             self._validate(self._path, self._scenario)
@@ -226,13 +232,29 @@ class _Run:
                 self._replay(driver, self._scenario)
 
     def _validate(self, path: Path, scenario: Scenario) -> None:
+        kinds, rules = fault_kinds(), author_rules(self._class)
+        text = path.read_text(encoding="utf-8-sig")
         validate(
             scenario,
-            faults={kind: tuple(fault.parameters) for kind, fault in fault_kinds().items()},
-            ops={op: tuple(declared.arguments) for op, (_, declared) in author_rules(self._class).items()},
+            faults={kind: tuple(fault.parameters) for kind, fault in kinds.items()},
+            ops={op: tuple(declared.arguments) for op, (_, declared) in rules.items()},
             path=str(path),
-            text=path.read_text(encoding="utf-8-sig"),
+            text=text,
         )
+        topology = self._class.system_declaration().topology()
+        for index, step in enumerate(scenario.steps):
+            problem = cure = ""
+            if isinstance(step, Op):
+                lacking = [name for name in required_arguments(rules[step.name][1]) if name not in step.args]
+                problem = f"the op {step.name!r} needs an argument {lacking[0]!r}" if lacking else ""
+            elif isinstance(step, Inject) and step.target is not None:
+                if not kinds[step.fault].targeted:
+                    problem, cure = f"the fault {step.fault!r} has no target", "leave it out"
+                elif not any(matches(name, step.target) or step.target.startswith(f"{name}/") for name in topology):
+                    problem, cure = f"the target {step.target!r} matches nothing", closest(step.target, topology)
+            if problem:
+                where = Source(str(path), text).where_step(index, len(scenario.steps))
+                raise InvalidScenario(str(path), where, problem, cure)
 
     def _explore(self, driver: Driver) -> None:
         suite = self._suite
@@ -256,6 +278,8 @@ class _Run:
             replay = driver.replay(scenario, until_failed=scenario.known is not None)
         except FaultUnavailable as error:
             pytest.skip(str(error))
+        except InvalidSpecification as error:
+            raise InvalidScenario(str(self._path), "steps", str(error)) from None
         self._judge(scenario, replay)
 
     def _judge(self, scenario: Scenario, replay: Replay) -> None:

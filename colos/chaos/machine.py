@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from hypothesis import strategies as st
+from hypothesis.errors import InvalidDefinition
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.stateful import (
     INITIALIZE_RULE_MARKER,
     INVARIANT_MARKER,
     RULE_MARKER,
-    Bundle,
     MultipleResults,
     RuleBasedStateMachine,
     multiple,
@@ -47,6 +47,7 @@ __all__ = [
     "SeededProvider",
     "author_rules",
     "declared_properties",
+    "required_arguments",
 ]
 
 _AUTHOR = "__colos_author__"
@@ -117,7 +118,9 @@ class ChaosMachine(RuleBasedStateMachine):
         """One rule for all faults and heals; beside the author's rules it is kept apart (`_turn`)."""
         declared = cls.faults
         if isinstance(declared, Fault) or not isinstance(declared, Sequence):
-            raise InvalidSpecification(f"{cls.__name__}.faults is {declared!r}; it is a list such as [Kill('ledger/*')]")
+            raise InvalidSpecification(
+                f"{cls.__name__}.faults is {declared!r}; it is a list such as [Kill('ledger/*')]"
+            )
         for fault in declared:
             if not isinstance(fault, Fault):
                 raise InvalidSpecification(f"{cls.__name__}.faults holds {fault!r}; faults look like Kill('ledger/*')")
@@ -127,8 +130,8 @@ class ChaosMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        if self._nemesis is not None:
-            self._rules_strategy: Any = _turn(self, self._rules_strategy)
+        self._rules_strategy: Any = _turn(self, self._rules_strategy)
+        self.names_to_values = BundleValues()
 
     # --- what Hypothesis calls ----------------------------------------------------------
 
@@ -140,12 +143,13 @@ class ChaosMachine(RuleBasedStateMachine):
         executor = self._executor
         if executor is None:
             return
+        left = sys.exc_info()[1] is not None or self._over
         try:
-            if sys.exc_info()[1] is None and not self._over:
+            if not left:
                 executor.finish()
         finally:
             executor.close()
-        if not self._over:
+        if not left:
             self._judge()
 
     def _judge(self) -> None:
@@ -162,8 +166,9 @@ class ChaosMachine(RuleBasedStateMachine):
         executor = self._require_executor()
         if self._over:
             return multiple() if declared.targets else None
-        draws = Draws()
-        step = Op(function.__name__, recorded_arguments(self, declared, kwargs), (), ())
+        drawn = self._take_drawn()
+        draws = Draws(record=lambda value: recorded(value, {**drawn, **self._take_drawn()}))
+        step = Op(function.__name__, recorded_arguments(kwargs, drawn), (), ())
         done, value = executor.op(step, function, _with_draws(kwargs, draws))
         values = value.values if isinstance(value, MultipleResults) else (value,)
         results = new_names(self, declared.targets, len(values)) if done else ()
@@ -184,6 +189,11 @@ class ChaosMachine(RuleBasedStateMachine):
         if not self._over:
             self._require_executor().heal(Heal(lease))
             self._judge()
+
+    def _take_drawn(self) -> dict[str, Any]:
+        """The bundle values by name that were drawn since this was last asked."""
+        assert isinstance(self.names_to_values, BundleValues)
+        return self.names_to_values.take_read()
 
     def _require_executor(self) -> Executor:
         if self._executor is None:
@@ -314,17 +324,39 @@ def _nemesis() -> Any:
     return possible(rule(choice=st.runner().flatmap(_draw_choice))(inject_or_heal))
 
 
+def _idle() -> Any:
+    """The rule for when there is nothing left to do: what is left of the example goes by in no time."""
+
+    def nothing_is_left(self: ChaosMachine) -> None:
+        """Neither a step nor an error."""
+
+    return getattr(rule()(nothing_is_left), RULE_MARKER)
+
+
+_IDLE = _idle()
+
+
 @st.composite
 def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
     """The next step is one of the author's rules or the nemesis, at even chances.
 
     Hypothesis leaves rules out of whole examples, to find what only a few of them together do;
     among the author's own that is kept, but an example of nothing but faults would test nothing.
+    A state in which no rule is possible is an author's mistake for Hypothesis; but faults lead into
+    such states rightly (a system has died as often as it may), and so does a failure that is known.
     """
+    if machine._over:
+        return _IDLE, {}
     possible = any(of_author.is_valid(candidate) for candidate in machine.rules)
-    if bool(machine._possible_choices()) and (not possible or draw(st.booleans())):
+    breakable = bool(machine._possible_choices())
+    if breakable and (not possible or draw(st.booleans())):
         return machine._nemesis, draw(st.fixed_dictionaries(machine._nemesis.arguments))
-    return draw(of_author)
+    try:
+        return draw(of_author)
+    except InvalidDefinition:
+        if machine._nemesis is None or not machine._require_executor().booted:
+            raise
+        return _IDLE, {}
 
 
 def _draw_choice(machine: ChaosMachine) -> Any:
@@ -339,6 +371,14 @@ def _draw_choice(machine: ChaosMachine) -> Any:
     )
 
 
+_DATA = type(st.data())
+
+
+def required_arguments(declared: Any) -> tuple[str, ...]:
+    """The arguments of a rule that a step must carry: all but those that draw while it runs."""
+    return tuple(name for name, strategy in declared.arguments.items() if not isinstance(strategy, _DATA))
+
+
 def _is_data(value: object) -> bool:
     return isinstance(value, DataObject)
 
@@ -347,31 +387,48 @@ def _with_draws(kwargs: Mapping[str, Any], draws: Draws) -> dict[str, Any]:
     return {name: RecordedData(value, draws) if _is_data(value) else value for name, value in kwargs.items()}
 
 
-def recorded_arguments(machine: ChaosMachine, declared: Any, kwargs: Mapping[str, Any]) -> dict[str, object]:
+class BundleValues(dict[str, Any]):
+    """A machine's bundle values by name, which remembers what was looked up: that is what was drawn.
+
+    Seen from a value alone, nobody could tell a bundle's 3 from any other 3.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        self._read[name] = value
+        return value
+
+    def take_read(self) -> dict[str, Any]:
+        """What was looked up since the last call."""
+        read, self._read = self._read, {}
+        return read
+
+
+def recorded_arguments(kwargs: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, object]:
     """A rule's arguments as a scenario keeps them: bundle values by name, everything else by value."""
-    recorded: dict[str, object] = {}
-    for name, value in kwargs.items():
-        if _is_data(value):
-            continue
-        if isinstance(declared.arguments.get(name), Bundle):
-            recorded[name] = _reference(machine, declared.arguments[name], value)
-        elif isinstance(value, list) and value and all(not _is_plain(item) for item in value):
-            recorded[name] = [_reference(machine, None, item) for item in value]
-        else:
-            recorded[name] = snapshot(value)
-    return recorded
+    return {name: recorded(value, drawn) for name, value in kwargs.items() if not _is_data(value)}
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str | int | float | bytes | bool | None)
+def recorded(value: object, drawn: Mapping[str, Any]) -> object:
+    """A value in which those that were drawn from a bundle (`drawn`, by name) are references, however deep.
 
-
-def _reference(machine: ChaosMachine, bundle: Any, value: object) -> object:
-    """The name of a bundle value; the value itself when it is none (a mapped bundle gives new values)."""
-    for name in reversed(machine.names_list):
-        of_bundle = bundle is None or name.rpartition("_")[0] == bundle.name
-        if of_bundle and machine.names_to_values[name] is value:
+    A mapped bundle gives new values, which nothing can name: they are kept as they are.
+    """
+    if not drawn:
+        return snapshot(value)
+    for name in reversed([*drawn]):
+        if drawn[name] is value:
             return Ref(name)
+    if type(value) is list:
+        return [recorded(item, drawn) for item in value]
+    if type(value) is tuple:
+        return tuple(recorded(item, drawn) for item in value)
+    if type(value) is dict:
+        return {key: recorded(item, drawn) for key, item in value.items()}
     return snapshot(value)
 
 

@@ -79,6 +79,10 @@ class System(Protocol):
         """How many deaths it promises to survive in one run; None for no bound."""
         ...
 
+    def program(self) -> Program:
+        """What starts in the sandbox."""
+        ...
+
     def boot(self, sandbox: Sandbox) -> RunningSystem:
         """Start it in a sandbox."""
         ...
@@ -152,9 +156,13 @@ class ActorSystem(_Declaration):
         """The supervisor's restart intensity: more deaths than that, and giving up is right."""
         return self.supervisor.intensity
 
+    def program(self) -> Program:
+        """The node, under its root supervisor."""
+        return _NodeProgram(self.supervisor.__module__, self.supervisor.__qualname__, self.backend)
+
     def boot(self, sandbox: Sandbox) -> RunningActors:
         """Start the node."""
-        sandbox.start(_NodeProgram(self.supervisor.__module__, self.supervisor.__qualname__, self.backend))
+        sandbox.start(self.program())
         return RunningActors(sandbox)
 
 

@@ -27,7 +27,9 @@ SERVER = ["redis-server", "--port", "0", "--unixsocket", SOCKET, "--dir", "{data
 DURABLE = ["--appendonly", "yes", "--appendfsync", "always"]
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed (apt install redis-server)")
+@pytest.mark.skipif(
+    shutil.which("redis-server") is None, reason="redis-server is not installed (apt install redis-server)"
+)
 class TestRedis(ChaosMachine):
     """With ``appendfsync always``, a write that was acknowledged survives whatever happens."""
 

@@ -98,8 +98,9 @@ class _Exhausted(Lease):
             limits = _limits(target.pid)
             if limits is None:
                 return False
-            wanted = min(_limit_for(_used(target.pid), free), limits[0])
-            holds = int(self._site.overlays.hold(self._key(target), self, wanted, lambda: limits[0]))
+            wanted = _limit_for(_used(target.pid), free)
+            # Never above what is there: that is another lease's limit, or the process's own.
+            holds = min(int(self._site.overlays.hold(self._key(target), self, wanted, lambda: limits[0])), limits[0])
             self._lowered[target] = (wanted, limits[0])
             self._given[holds] = limits[0]
             resource.prlimit(target.pid, resource.RLIMIT_NOFILE, (holds, limits[1]))
@@ -123,9 +124,10 @@ class _Exhausted(Lease):
             if target.pidfd < 0:
                 continue
             holds, original = self._site.overlays.release(self._key(target), self)
-            wanted = int(holds) if holds is not None else int(original if original is not None else before)
+            back = int(original if original is not None else before)
+            wanted = back if holds is None else min(int(holds), back)
             self._lowered[target] = (lowered, wanted)
-            self._given = {given: max(wanted, back) for given, back in self._given.items()}
+            self._given = {given: max(wanted, old) for given, old in self._given.items()}
             if target.alive():
                 self._raise(target.pid, lowered, wanted)
         for pid, given in self._heirs():

@@ -102,6 +102,7 @@ class _Remounted(Lease):
         self._key = ("disk", resource)
         self._path = site.sandbox.outside("{data}")
         self._free = free
+        self._acts = True
         self._original = total = self._total()
         self._hold_ballast()
         try:
@@ -165,8 +166,7 @@ class _Remounted(Lease):
         opened: list[int] = []
         try:
             if self._resource == "inodes":
-                for _ in range(self._free + 1):
-                    opened.append(os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600))
+                opened.extend(os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600) for _ in range(self._free + 1))
             elif ballast >= 0:  # a new file might be refused for want of an inode
                 os.posix_fallocate(ballast, _PAGE, self._free + _PAGE)
                 os.ftruncate(ballast, _PAGE)
@@ -180,9 +180,12 @@ class _Remounted(Lease):
         return None
 
     def fired(self) -> str | None:
+        if self._proof is None and self._acts:  # the system gave room back before we looked: look again
+            self._proof = self._probe()
         return self._proof
 
     def heal(self) -> None:
+        self._acts = False
         holds, original = self._site.overlays.release(self._key, self)
         if original is not None:
             self._original = int(original)

@@ -30,7 +30,7 @@ _KILL_DEADLINE_S = 60.0  # far above the test's own: it reports what stays while
 _KILL_PAUSE_S = 0.001
 
 
-def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap_disk: bool) -> None:
+def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bool) -> None:
     """Be the watchdog of a bare sandbox until its end; runs in a process of its own, never returns.
 
     `template` is a pidfd: the sandbox ends with that process, as one of namespaces does.
@@ -46,7 +46,7 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap_dis
         keeper = os.fork()
         if keeper == 0:
             kernel.become_subreaper()
-            _keep(base, channel, watchdog, template, trap_disk=trap_disk)
+            _keep(base, channel, watchdog, template, trap=trap)
         else:
             channel.close()  # so that the test sees its end when the keeper dies
             os.waitpid(keeper, 0)
@@ -56,7 +56,7 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap_dis
     os._exit(0)
 
 
-def _keep(base: str, channel: socket.socket, watchdog: int, template: int, *, trap_disk: bool) -> None:
+def _keep(base: str, channel: socket.socket, watchdog: int, template: int, *, trap: bool) -> None:
     place = Place(f"{base}/data", f"{base}/run", f"{base}/home", f"{base}/tmp")
     for directory in (place.data, place.run, place.home, place.tmp):
         os.mkdir(directory, 0o700)
@@ -65,7 +65,7 @@ def _keep(base: str, channel: socket.socket, watchdog: int, template: int, *, tr
     os.close(watchdog)
     os.close(keeper)
     wire.send(channel, ("furnished", place))
-    Keeper(channel, place, DiskTrap(place.data) if trap_disk else None, lifeline=template).run()
+    Keeper(channel, place, DiskTrap(place.data) if trap else None, lifeline=template).run()
 
 
 def _end_everything() -> None:

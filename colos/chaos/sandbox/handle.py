@@ -72,6 +72,8 @@ class Sandbox:
         self.main_pid = 0
         self.ready = False
         self.stopped = False
+        #: The program that starts or runs here.
+        self.started: Program | None = None
         #: Held by whoever stops or continues a process, so that none continues what another has just stopped.
         self.stopping = threading.Lock()
         self._channel = channel
@@ -107,7 +109,9 @@ class Sandbox:
 
     def start(self, program: Program) -> None:
         """Have the keeper fork the program; `ready` and `exits` follow with `pump`."""
-        self._tell(("start", program))
+        if self.started != program:
+            self._tell(("start", program))
+        self.started = program
 
     def ask_to_stop(self) -> None:
         """SIGTERM to the program, and no restart any more."""
@@ -131,6 +135,8 @@ class Sandbox:
 
     def pump(self, timeout_s: float) -> bool:
         """Take one event from the keeper, waiting up to `timeout_s`; False when none came."""
+        if self._channel.fileno() < 0:
+            raise HarnessBroken("the sandbox", "has been destroyed already")
         if not wire.readable(self._channel, timeout_s):
             return False
         received = wire.receive(self._channel)

@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from colos.chaos.sandbox import wire
 from colos.chaos.sandbox.handle import Sandbox
 from colos.chaos.sandbox.join import Connect, Remount
-from colos.chaos.sandbox.spec import BARE, NAMESPACES, SandboxSpec, kept_paths
+from colos.chaos.sandbox.spec import BARE, NAMESPACES, Program, SandboxSpec, kept_paths
 from colos.errors import HarnessBroken
 
 __all__ = ["Session"]
@@ -31,6 +32,17 @@ _BOOTSTRAP = """import sys
 sys.path[:] = {path!r}
 from colos.chaos.sandbox.template import main
 main({descriptor})"""
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A sandbox that was asked for before it is needed."""
+
+    spec: SandboxSpec
+    program: Program
+    trap: bool
+    started: bool
+    channel: socket.socket
 
 
 class Session:
@@ -49,6 +61,7 @@ class Session:
         self._channel: socket.socket | None = None
         self._said = -1
         self._imported: set[str] = set()
+        self._ahead: _Ahead | None = None
 
     # --- the template -------------------------------------------------------------------
 
@@ -78,6 +91,7 @@ class Session:
         """Have the template import these modules under the names that they have here."""
         wanted = [(m.__name__, m.__file__) for m in modules if m.__file__ and m.__name__ not in self._imported]
         if wanted:
+            self.forgo()  # it was forked before these modules were there
             self._template()
             self._import([(name, os.path.abspath(file)) for name, file in wanted])
             self._imported.update(name for name, _ in wanted)
@@ -148,16 +162,52 @@ class Session:
 
     # --- sandboxes ----------------------------------------------------------------------
 
-    def sandbox(self, spec: SandboxSpec) -> Sandbox:
-        """A fresh sandbox of this session's tier, furnished and empty."""
-        trap = self.tier == BARE and self.probe_syscalls() is None
-        made = self._launch(self.tier, spec, trap=trap)
+    def sandbox(self, spec: SandboxSpec, program: Program | None = None) -> Sandbox:
+        """A fresh sandbox of this session's tier, furnished; `program` is what the caller will start in it.
+
+        One that was prefetched for the same program may have begun to start it: `Sandbox.start` knows.
+        """
+        ahead = self._ahead
+        if ahead is not None and (ahead.spec, ahead.program) == (spec, program):
+            self._ahead = None
+            made = self._collect(self.tier, ahead.channel, trap=ahead.trap)
+            if isinstance(made, Sandbox):
+                made.started = ahead.program if ahead.started else None
+                return made  # else: what was asked for ahead has died meanwhile, and a new one tells why
+        self.forgo()
+        made = self._launch(self.tier, spec, trap=self._traps())
         if isinstance(made, str):
             raise HarnessBroken("a sandbox could not be made", made)
         return made
 
+    def prefetch(self, spec: SandboxSpec, program: Program) -> None:
+        """Have the next sandbox made while the last one is being healed and stopped; nobody waits for it here.
+
+        In `namespaces` its program starts too.  In `bare` two programs would meet on the host's network.
+        """
+        if self._ahead is None:
+            trap, started = self._traps(), self.tier == NAMESPACES
+            channel = self._request(("sandbox", self.tier, spec, trap))
+            if started:
+                wire.send(channel, ("start", program))  # waits in the channel until there is a keeper
+            self._ahead = _Ahead(spec, program, trap, started, channel)
+
+    def forgo(self) -> None:
+        """End the sandbox that was asked for ahead, if there is one."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            made = self._collect(self.tier, ahead.channel, trap=ahead.trap)
+            if isinstance(made, Sandbox):
+                made.destroy()
+
+    def _traps(self) -> bool:
+        return self.tier == BARE and self.probe_syscalls() is None
+
     def _launch(self, tier: str, spec: SandboxSpec, *, trap: bool) -> Sandbox | str:
-        channel = self._request(("sandbox", tier, spec, trap))
+        return self._collect(tier, self._request(("sandbox", tier, spec, trap)), trap=trap)
+
+    def _collect(self, tier: str, channel: socket.socket, *, trap: bool) -> Sandbox | str:
+        """Take over a sandbox that was asked for; the reason when it was refused."""
         try:
             made, descriptors = self.await_message(channel, "being made", _ANSWER_S)
             if made[0] != "made":
@@ -187,6 +237,7 @@ class Session:
         """End the template; sandboxes that still stand end with it.  May be called twice."""
         if self._channel is None or self._process is None:
             return
+        self.forgo()
         self._channel.close()
         self._channel = None
         try:

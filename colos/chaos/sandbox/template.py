@@ -57,7 +57,7 @@ def _serve(channel: socket.socket, message: tuple[Any, ...], descriptors: list[i
 
             lifeline = os.pidfd_open(os.getpid())
             try:
-                _fork(channel, descriptors, lambda: bare.launch(wanted, _own(descriptors), lifeline, trap_disk=trap_disk))
+                _fork(channel, descriptors, lambda: bare.launch(wanted, _own(descriptors), lifeline, trap=trap_disk))
             finally:
                 os.close(lifeline)
         case ("sandbox", _, wanted, _):

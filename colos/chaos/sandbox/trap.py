@@ -16,6 +16,7 @@ from colos.chaos.mechanisms.diskcalls import CREATING
 from colos.chaos.mechanisms.diskquota import TRAPS, DiskQuota
 from colos.chaos.mechanisms.diskusage import BLOCK, Tree
 from colos.chaos.mechanisms.syscalls import Listener, Notification, install
+from colos.chaos.sandbox import wire
 
 __all__ = ["DiskTrap"]
 
@@ -37,14 +38,14 @@ class DiskTrap:
 
     def prepare(self) -> tuple[socket.socket, socket.socket]:
         """Before the fork: the pair through which the listener will come."""
-        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return wire.pair()
 
     def install(self, handover: tuple[socket.socket, socket.socket]) -> None:
         """In the child: trap, and pass the listener up."""
         ours, theirs = handover
         ours.close()
         listener = install(TRAPS)
-        socket.send_fds(theirs, [b"l"], [listener])
+        wire.send(theirs, "listener", (listener,))
         theirs.close()
         os.close(listener)
 
@@ -54,8 +55,8 @@ class DiskTrap:
         theirs.close()
         with ours:
             ours.settimeout(_HANDOVER_S)
-            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        for descriptor in descriptors:
+            received = wire.receive(ours)
+        for descriptor in received[1] if received is not None else ():
             listener = Listener(descriptor)
             self._listeners[listener.fileno()] = listener
             poll.register(listener.fileno(), select.POLLIN)

@@ -10,12 +10,14 @@ import os
 import pickle
 import select
 import socket
+from array import array
 from typing import Any
 
 __all__ = ["LARGEST_MESSAGE", "pair", "readable", "receive", "send"]
 
 LARGEST_MESSAGE = 128 * 1024
 _MOST_DESCRIPTORS = 4
+_DESCRIPTOR = array("i")
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -45,13 +47,18 @@ def receive(channel: socket.socket) -> tuple[Any, list[int]] | None:
     """The next message and its descriptors, or None when the peer is gone."""
     try:
         # Close-on-exec from the first instant: what a program inherits, it keeps for ever.
-        packet, descriptors, flags, _ = socket.recv_fds(
-            channel, LARGEST_MESSAGE, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        # (socket.recv_fds takes flags and ignores them.)
+        packet, ancillary, flags, _ = channel.recvmsg(
+            LARGEST_MESSAGE, socket.CMSG_SPACE(_MOST_DESCRIPTORS * _DESCRIPTOR.itemsize), socket.MSG_CMSG_CLOEXEC
         )
     except ConnectionResetError:
         return None
     if not packet:
         return None
+    descriptors = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % _DESCRIPTOR.itemsize])
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         for descriptor in descriptors:
             os.close(descriptor)

@@ -72,6 +72,9 @@ class Project:
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path = pytester.path
+        self.temporary = self.path / "temporary"
+        self.temporary.mkdir()
+        self.output = self.path / "output.txt"
 
     def write(self, name: str, text: str | bytes) -> Path:
         file = self.path / name
@@ -95,21 +98,24 @@ class Project:
         """Run pytest in a process of its own."""
         return self.pytester.runpytest_subprocess("-p", "no:randomly", *arguments, timeout=TIMEOUT_S)
 
-    def start(self, *arguments: str, mark: str) -> subprocess.Popen[str]:
-        """Begin a run whose processes can be told by an environment variable."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-p", "no:randomly", *arguments],
-            cwd=self.path,
-            env={**os.environ, "COLOS_TEST_MARK": mark},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, *arguments: str, mark: str) -> subprocess.Popen[bytes]:
+        """Begin a run of its own session, whose processes and temporary files can be told from all others."""
+        with self.output.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-p", "no:randomly", *arguments],
+                cwd=self.path,
+                env={**os.environ, "COLOS_TEST_MARK": mark, "TMPDIR": str(self.temporary)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> Project:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)  # the project's own run is no worker, whatever runs this test
     return Project(pytester)
 
 
@@ -117,7 +123,3 @@ def project(pytester: pytest.Pytester) -> Project:
 def killed() -> str:
     """A machine whose one property any kill violates."""
     return KILLED
-
-
-def said(result: pytest.RunResult) -> str:
-    return result.stdout.str() + result.stderr.str()

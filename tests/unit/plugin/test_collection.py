@@ -31,6 +31,7 @@ def test_items_are_one_exploration_and_each_saved_scenario(project):
     assert "colos:" not in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_items_run_and_are_selected_as_any_other(project):
     """By id, by -k, by --lf, with -x; in junit's file by name."""
     project.box(
@@ -173,6 +174,7 @@ class TestEcho(ChaosMachine):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["prepend", "importlib"])
 def test_actors_may_stand_in_the_test_module_itself(project, mode):
     """With a conftest beside it, in a folder that is no package, and in one that is."""
@@ -202,6 +204,7 @@ def test_random_order_and_strict_warnings_are_borne(project):
     result.assert_outcomes(passed=2, failed=1)
 
 
+@pytest.mark.slow
 def test_workers_of_xdist_explore_apart_and_tell_together(project):
     pytest.importorskip("xdist")
     project.box(HOLDS, HOLDS.replace("TestHolds", "TestToo"))

@@ -22,6 +22,7 @@ def line(result: pytest.RunResult, word: str) -> str:
     return str(found[0])
 
 
+@pytest.mark.slow
 def test_a_violation_tells_what_why_how_often_where_and_how_to_see_it_again(project, killed):
     project.box(killed, name="sub/test_box.py")
     project.write("pytest.ini", "[pytest]\n")
@@ -60,11 +61,9 @@ def test_a_violation_tells_what_why_how_often_where_and_how_to_see_it_again(proj
     assert saved.read_bytes() == before
 
     # Called from another folder, the command is the one that works there.
-    project.pytester.chdir()
-    inner = project.path / "sub"
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(inner)
-        below = project.pytest(f"--rootdir={project.path}", *arguments)
+        patch.chdir(project.path / "sub")
+        below = project.pytest(*arguments, "-k", "explore")
     assert "'test_box.py::TestKilled::scenario[" in line(below, "replay")
     assert list((project.path / "kept here").iterdir()) == [saved]
 

@@ -47,7 +47,7 @@ def test_a_bad_value_in_the_ini_file_names_the_file(project):
 
 
 def test_the_ini_file_is_heeded_and_the_command_line_goes_before_it(project):
-    ini = "colos_examples = 4\ncolos_steps = 1\ncolos_seed = 0\ncolos_sandbox = bare\ncolos_scenarios = kept\n"
+    ini = "colos_examples = 4\ncolos_steps = 3\ncolos_seed = 0\ncolos_sandbox = bare\ncolos_scenarios = kept\n"
     project.write("pytest.ini", f"[pytest]\n{ini}")
     project.box(HOLDS)
     step = '{ fault = "kill", target = "box" }'

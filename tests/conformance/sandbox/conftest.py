@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent)]
+
+from sandbox_bench import agent, bare, namespaces, sandbox, session, sessions  # noqa: E402, F401 - found by the line above
