@@ -203,6 +203,8 @@ class Executor:
         if not lease.lasting:
             self._end_lease(step.id)
         self._end_step()
+        if self._descriptors is not None:
+            self._descriptors.look()  # whoever was restarted has a count of its own
 
     def skip(self, step: Op, why: str) -> None:
         """Leave out an operation that has no meaning in this run."""
@@ -237,8 +239,6 @@ class Executor:
         quiet = self._ask_quiet()
         if not quiet:
             self._journal.record("settle", quiet=False, waited_s=self.setting.deadlines.settle_s)
-        elif self._descriptors is not None:
-            self._descriptors.look()
 
     def _ask_quiet(self) -> bool:
         assert self._running is not None

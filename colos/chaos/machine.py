@@ -207,7 +207,7 @@ class ChaosMachine(RuleBasedStateMachine):
 
     @classmethod
     def _topology(cls) -> tuple[str, ...]:
-        return tuple(cls.system.topology()) if isinstance(cls.system, System) else ()
+        return _topology_of(cast("Any", cls.system_declaration()))
 
     def _possible_choices(self) -> list[tuple[Fault | None, list[Any]]]:
         """Each fault that may be injected now with its targets; and None with the leases that may end."""
@@ -241,12 +241,22 @@ class ChaosMachine(RuleBasedStateMachine):
     @classmethod
     def system_declaration(cls) -> System:
         """What the class declares as its system.  Raises `InvalidSpecification` when it declares none."""
-        declared = getattr(cls, "system", None)
-        if not isinstance(declared, System):
+        declared: Any = getattr(cls, "system", None)
+        if not _is_system(cast("Any", type(declared))):
             raise InvalidSpecification(
                 f"{cls.__name__}.system is {declared!r}; declare system = ActorSystem(…) or CommandSystem(…)"
             )
-        return declared
+        return cast("System", declared)
+
+
+@functools.cache
+def _is_system(kind: Any) -> bool:
+    return issubclass(kind, System)  # asking a protocol is slow, and the generator asks at every step
+
+
+@functools.cache
+def _topology_of(system: Any) -> tuple[str, ...]:
+    return tuple(system.topology())
 
 
 # --- from rules to steps and back --------------------------------------------------------
@@ -321,7 +331,7 @@ def _nemesis() -> Any:
 
     setattr(inject_or_heal, _AUTHOR, None)
     possible = precondition(lambda self: bool(self._possible_choices()))
-    return possible(rule(choice=st.runner().flatmap(_draw_choice))(inject_or_heal))
+    return possible(rule(choice=_choices())(inject_or_heal))
 
 
 def _idle() -> Any:
@@ -336,6 +346,10 @@ def _idle() -> Any:
 _IDLE = _idle()
 
 
+_COIN = st.booleans()
+_MACHINE = st.runner()
+
+
 @st.composite
 def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
     """The next step is one of the author's rules or the nemesis, at even chances.
@@ -348,9 +362,9 @@ def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
     if machine._over:
         return _IDLE, {}
     possible = any(of_author.is_valid(candidate) for candidate in machine.rules)
-    breakable = bool(machine._possible_choices())
-    if breakable and (not possible or draw(st.booleans())):
-        return machine._nemesis, draw(st.fixed_dictionaries(machine._nemesis.arguments))
+    options = machine._possible_choices()
+    if options and (not possible or draw(_COIN)):
+        return machine._nemesis, {"choice": _draw_choice(draw, options)}
     try:
         return draw(of_author)
     except InvalidDefinition:
@@ -359,16 +373,24 @@ def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
         return _IDLE, {}
 
 
-def _draw_choice(machine: ChaosMachine) -> Any:
-    """Which fault with which target and arguments, or which lease to end: each kind as likely as a heal."""
-    return st.sampled_from(machine._possible_choices()).flatmap(
-        lambda option: st.tuples(
-            st.just(option[0]),
-            st.sampled_from(option[1])
-            if option[0] is None
-            else st.tuples(st.sampled_from(option[1]), option[0].arguments()),
-        )
-    )
+def _draw_choice(draw: Any, options: list[tuple[Fault | None, list[Any]]]) -> tuple[Fault | None, Any]:
+    """Which fault with which target and arguments, or which lease to end: each kind as likely as a heal.
+
+    By index, because a new strategy for each step would cost more than all else that Hypothesis does.
+    """
+    fault, targets = options[draw(st.integers(0, len(options) - 1))]
+    target = targets[draw(st.integers(0, len(targets) - 1))]
+    return (fault, target) if fault is None else (fault, (target, draw(_arguments_of(fault))))
+
+
+@st.composite
+def _choices(draw: Any) -> Any:
+    return _draw_choice(draw, draw(_MACHINE)._possible_choices())
+
+
+@functools.cache
+def _arguments_of(fault: Fault) -> Any:
+    return fault.arguments()
 
 
 _DATA = type(st.data())

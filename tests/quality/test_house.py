@@ -46,6 +46,7 @@ def test_the_readme_names_the_command_that_ci_runs() -> None:
 
 
 def test_every_relative_link_of_the_documents_leads_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("benchmarks/*.md")]:
+    documents = [path for folder in (".", "docs", "tests", "benchmarks") for path in (ROOT / folder).glob("*.md")]
+    for document in documents:
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name} links to {link}"

@@ -285,7 +285,7 @@ def test_bundle_values_are_named_and_replay_with_the_new_runs_values(lab, nothin
     """Each value carries its run's identity: one that was recorded literally would be another run's."""
     shelf = type("Shelf", (Shelf,), {"system": nothing})
     seen: set[str] = set()
-    for seed in range(12):
+    for seed in range(6):
         found = lab.explore(shelf, examples=50, steps=15, seed=seed)
         failure = found.failure
         assert failure is not None

@@ -63,6 +63,8 @@ class TestKilled(Box):
         assert self.starts() == 1, "it was started again"
 """
 
+#: Other people's plugins, which only cost time here.
+UNNEEDED = ("-p", "no:randomly", "-p", "no:faker")
 TIMEOUT_S = 60.0
 
 
@@ -96,13 +98,13 @@ class Project:
 
     def pytest(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own."""
-        return self.pytester.runpytest_subprocess("-p", "no:randomly", *arguments, timeout=TIMEOUT_S)
+        return self.pytester.runpytest_subprocess(*UNNEEDED, *arguments, timeout=TIMEOUT_S)
 
     def start(self, *arguments: str, mark: str) -> subprocess.Popen[bytes]:
         """Begin a run of its own session, whose processes and temporary files can be told from all others."""
         with self.output.open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-p", "no:randomly", *arguments],
+                [sys.executable, "-m", "pytest", *UNNEEDED, *arguments],
                 cwd=self.path,
                 env={**os.environ, "COLOS_TEST_MARK": mark, "TMPDIR": str(self.temporary)},
                 stdin=subprocess.DEVNULL,
