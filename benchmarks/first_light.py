@@ -116,7 +116,7 @@ def main() -> None:
 
     session = Session(chosen.sandbox)
     try:
-        session.prepare([colos.demo.machine, *RepairedLedger.system.modules()])
+        session.prepare([colos.demo.machine, *RepairedLedger.system.modules()], RepairedLedger.system.rehearsal())
         print(f"python {sys.version.split()[0]}, {os.cpu_count()} cores, sandbox {session.tier}")
         ours, ends, theirs = [], [], []
         cold: list[float] = []

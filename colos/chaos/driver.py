@@ -189,7 +189,7 @@ class Driver:
         _check_declarations(cls, system.topology())
         self.unavailable = _unavailable(cls.faults, session)
         if system.modules():
-            session.prepare(_with_packages([sys.modules[cls.__module__], *system.modules()]))
+            session.prepare(_with_packages([sys.modules[cls.__module__], *system.modules()]), system.rehearsal())
         self.outlet = Outlet(cls.backend)
         self.setting = Setting(
             session=session,

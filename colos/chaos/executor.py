@@ -124,6 +124,7 @@ class Executor:
         self._site: Site | None = None
         self._descriptors: builtin.DescriptorCount | None = None
         self._journal = setting.journal
+        self._journal.restart()
 
     # --- boot ---------------------------------------------------------------------------
 
@@ -134,7 +135,6 @@ class Executor:
 
     def boot(self) -> None:
         """Make the sandbox and start the system in it.  Raises `HarnessBroken` when it does not start."""
-        self._journal.restart()
         self._journal.record("example", tier=self.setting.session.tier, system=repr(self.setting.system))
         sandbox = self.setting.session.sandbox(self.setting.spec, self.setting.system.program())
         self._stack.callback(sandbox.destroy)
@@ -269,6 +269,11 @@ class Executor:
                     )
                 except unseen:
                     seen = False
+                except _STEERING:
+                    raise
+                except Exception as error:
+                    self._violate(declared.full_name, _told(error))
+                    return
                 if seen or seen is None:
                     self.setting.seen_sometimes.add(declared.name)
                     self._journal.record("property", name=declared.full_name, seen=True)
@@ -377,15 +382,18 @@ class Executor:
             self._violate(found.name, found.detail, step=None)
 
     def close(self) -> None:
-        """Destroy the sandbox and everything in it; leases end with what they acted on.
+        """Destroy the sandbox and everything in it.
 
-        Healing comes first, so that no thread of ours goes on signalling; the sandbox goes whatever
-        healing says.
+        A run that is left early ends its leases first, so that no thread of ours goes on signalling, but
+        does not watch them heal: what they acted on is about to be gone.
         """
         try:
             if self._running is not None:
                 self.last_output = self._running.sandbox.output()
-            self.heal_all()
+            for lease in reversed(list(self.leases.values())):
+                lease.heal()
+        except (OSError, HarnessBroken) as error:
+            self._journal.record("note", abandoned=str(error))  # the sandbox is gone already, or goes now
         finally:
             self.leases.clear()
             self._stack.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from colos.chaos.sandbox.handle import Sandbox, Target
     from colos.chaos.sandbox.session import Session
 
-__all__ = ["EVERYTHING", "REGISTRY", "Fault", "Lease", "Overlays", "Reach", "Site", "matches"]
+__all__ = ["EVERYTHING", "REGISTRY", "Fault", "Lease", "Overlays", "Reach", "Site", "count_of", "matches"]
 
 #: The pattern of a declaration that names no target.
 EVERYTHING = "*"
@@ -30,6 +30,13 @@ EVERYTHING = "*"
 def matches(path: str, pattern: str) -> bool:
     """Whether a target's path is meant by a path or a pattern such as ``ledger/*``."""
     return path == pattern or fnmatch.fnmatchcase(path, pattern)
+
+
+def count_of(value: object, what: str) -> int:
+    """A step's argument that counts something.  Raises `InvalidSpecification` for anything but a whole number ≥ 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidSpecification(f"{what} is a whole number, 0 or more, not {value!r}")
+    return value
 
 
 class Reach(Protocol):
@@ -147,6 +154,8 @@ class Fault(ABC):
         if not self.targeted:
             return ()
         single = [path for path in topology if matches(path, self.target)]
+        if not single and any(self.target.startswith(f"{path}/") for path in topology):
+            return (self.target,)  # what a declared process has forked: a program's workers
         if not single:
             raise InvalidSpecification(
                 f"{self!r} matches nothing in the system's topology; it has: {', '.join(topology)}"

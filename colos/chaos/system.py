@@ -7,6 +7,7 @@ faults know no more of either than the protocols here.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
@@ -27,6 +28,7 @@ from colos.chaos.sandbox.spec import Place, Program, Restarts
 from colos.errors import InvalidSpecification, StartFailed
 from colos.runtime import ActorRef, NodeClient, Supervisor, connect, serve, topology
 from colos.runtime.rundir import read_actors
+from colos.runtime.zygote import rehearse
 
 __all__ = ["ActorSystem", "CommandSystem", "RunningActors", "RunningCommand", "RunningSystem", "System"]
 
@@ -73,6 +75,10 @@ class System(Protocol):
 
     def modules(self) -> tuple[ModuleType, ...]:
         """What the template must have imported before it forks."""
+        ...
+
+    def rehearsal(self) -> Callable[[], None] | None:
+        """What the template runs once, so that its forks start faster; picklable, and harmless there."""
         ...
 
     def tolerance(self) -> int | None:
@@ -151,6 +157,10 @@ class ActorSystem(_Declaration):
         """Where the supervisor is defined, and what every actor's loop would import by itself."""
         loop = importlib.import_module(f"anyio._backends._{self.backend}")
         return (sys.modules[self.supervisor.__module__], loop)
+
+    def rehearsal(self) -> Callable[[], None]:
+        """An event loop like every actor's."""
+        return functools.partial(rehearse, self.backend)
 
     def tolerance(self) -> int | None:
         """The supervisor's restart intensity: more deaths than that, and giving up is right."""
@@ -328,6 +338,9 @@ class CommandSystem(_Declaration):
     def modules(self) -> tuple[ModuleType, ...]:
         """None: a program is exec'ed."""
         return ()
+
+    def rehearsal(self) -> None:
+        """None: a program is exec'ed."""
 
     def tolerance(self) -> int | None:
         """As many deaths as the policy restarts; none without one."""

@@ -117,12 +117,15 @@ class Root:
 
     def fork(self) -> None:
         """Fork the first children, which wait for their turn, and the zygote.  Raises OSError."""
-        for index, spec in enumerate(self.tree.children):
-            child, theirs = self._conceive(spec, index)
-            with theirs:
-                child.pid = zygote.fork_actor(self._nursery, index, child.id, theirs)
-            self.dir.set_pid(child.id, child.pid, process.start_time_ticks(child.pid))
+        conceived = [self._conceive(spec, index) for index, spec in enumerate(self.tree.children)]
+        # All forks in a row: every page written between two of them would have to be copied once more.
+        for child, theirs in conceived:
+            child.pid = zygote.fork_actor(self._nursery, child.index, child.id, theirs)
         self._zygote = zygote.Zygote(self._nursery)
+        for child, theirs in conceived:
+            theirs.close()
+            assert child.pid is not None
+            self.dir.set_pid(child.id, child.pid, process.start_time_ticks(child.pid))
 
     def _conceive(self, spec: ChildSpec, index: int) -> tuple[_Child, socket.socket]:
         path = f"{self.tree.name}/{spec.id}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hypothesis import strategies as st
 
-from colos.chaos.fault import Fault, Lease, Site
+from colos.chaos.fault import Fault, Lease, Site, count_of
 from colos.chaos.sandbox.spec import NAMESPACES
 from colos.errors import FaultUnavailable, InvalidSpecification
 
@@ -73,7 +73,7 @@ class DiskFull(Fault):
         """Fill the disk, in the way of the tier."""
         del target
         complete = cls.complete(arguments)
-        resource, free = _resource(complete["resource"]), int(complete["free"])
+        resource, free = _resource(complete["resource"]), count_of(complete["free"], "what is left free")
         if free < 0:
             raise InvalidSpecification(f"a disk cannot have {free} {resource} left; use 0 or more")
         if resource == "bytes":

@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -82,18 +82,19 @@ class Session:
             self._import([])
         return self._channel
 
-    def _import(self, modules: list[tuple[str, str]]) -> None:
-        trouble = self._ask(("import", [path for path in sys.path if path], modules), timeout_s=_START_S)
+    def _import(self, modules: list[tuple[str, str]], rehearsal: Callable[[], None] | None = None) -> None:
+        path = [entry for entry in sys.path if entry]
+        trouble = self._ask(("import", path, modules, rehearsal), timeout_s=_START_S)
         if trouble:
             raise HarnessBroken("the template cannot import the test's modules", trouble)
 
-    def prepare(self, modules: Iterable[ModuleType]) -> None:
-        """Have the template import these modules under the names that they have here."""
+    def prepare(self, modules: Iterable[ModuleType], rehearsal: Callable[[], None] | None = None) -> None:
+        """Have the template import these modules under the names that they have here, then run `rehearsal`."""
         wanted = [(m.__name__, m.__file__) for m in modules if m.__file__ and m.__name__ not in self._imported]
         if wanted:
             self.forgo()  # it was forked before these modules were there
             self._template()
-            self._import([(name, os.path.abspath(file)) for name, file in wanted])
+            self._import([(name, os.path.abspath(file)) for name, file in wanted], rehearsal)
             self._imported.update(name for name, _ in wanted)
 
     def _request(self, message: tuple[Any, ...], descriptors: tuple[int, ...] = ()) -> socket.socket:

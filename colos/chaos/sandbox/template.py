@@ -50,8 +50,8 @@ def _next(channel: socket.socket) -> tuple[Any, list[int]] | None:
 
 def _serve(channel: socket.socket, message: tuple[Any, ...], descriptors: list[int]) -> None:
     match message:
-        case ("import", path, modules):
-            _reply(descriptors[0], _import(path, modules))
+        case ("import", path, modules, rehearsal):
+            _reply(descriptors[0], _import(path, modules, rehearsal))
         case ("sandbox", spec.BARE, wanted, trap_disk):
             from colos.chaos.sandbox import bare
 
@@ -95,14 +95,16 @@ def _fork(channel: socket.socket, descriptors: list[int], then: Callable[[], Non
         os._exit(1)
 
 
-def _import(path: list[str], modules: list[tuple[str, str]]) -> str:
-    """Import the test's modules under the names pytest gave them; returns a traceback, or ''."""
+def _import(path: list[str], modules: list[tuple[str, str]], rehearsal: Callable[[], None] | None) -> str:
+    """Import the test's modules under the names pytest gave them, and rehearse; returns a traceback, or ''."""
     for entry in reversed(path):
         if entry not in sys.path:
             sys.path.insert(0, entry)
     try:
         for name, file in modules:
             _import_one(name, file)
+        if rehearsal is not None:
+            rehearsal()
     except BaseException:
         return traceback.format_exc()
     gc.collect()
