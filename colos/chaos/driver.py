@@ -225,10 +225,10 @@ class Driver:
         finally:
             self._ctrl_c.__exit__(*exc_info)
 
-    def _new_machine(self) -> ChaosMachine:
+    def _new_machine(self, steps: int) -> ChaosMachine:
         self._ctrl_c.check()
         machine = self._make()
-        machine._executor = Executor(self.setting, machine)
+        machine._executor = Executor(self.setting, machine, planned=steps)
         machine._unavailable = self.unavailable
         machine._is_known = self._meets_known
         return machine
@@ -252,9 +252,10 @@ class Driver:
 
     def _search(self) -> Executor | None:
         """Have Hypothesis generate until something is violated; returns that run, or None."""
+        chosen = self._settings()
 
         def factory() -> ChaosMachine:
-            machine = self._new_machine()
+            machine = self._new_machine(chosen.stateful_step_count)
             self._ended = machine._executor
             self._exploration.examples += 1
             self._say_progress()
@@ -264,7 +265,7 @@ class Driver:
         try:
             # Hypothesis would print how to reproduce with @seed; a saved scenario says it better.
             with with_reporter(lambda text: None), contextlib.redirect_stdout(io.StringIO()):
-                run_state_machine_as_test(factory, settings=self._settings())  # type: ignore[arg-type]
+                run_state_machine_as_test(factory, settings=chosen)  # type: ignore[arg-type]
         except SearchEnded:
             return self._ended
         except Exception as error:
@@ -378,7 +379,7 @@ class Driver:
         """Apply recorded steps in a fresh sandbox, and judge."""
 
         def run(data: Any) -> tuple[Verdict, Executor]:
-            machine = self._new_machine()
+            machine = self._new_machine(len(steps))
             executor = machine._executor
             assert executor is not None
             values: dict[str, object] = {}

@@ -109,8 +109,10 @@ class Setting:
 class Executor:
     """One run of one machine in one sandbox.  `close` must follow, whatever happened."""
 
-    def __init__(self, setting: Setting, machine: ChaosMachine) -> None:
+    def __init__(self, setting: Setting, machine: ChaosMachine, *, planned: int) -> None:
         self.setting = setting
+        #: How many steps there will be, as far as one knows: at the last, the next sandbox is asked for.
+        self.planned = planned
         self.machine = machine
         self.steps: list[Op | Inject | Heal] = []
         self.violation: Violation | None = None
@@ -228,6 +230,8 @@ class Executor:
         if not self.booted:
             self.boot()
         self.steps.append(step)
+        if len(self.steps) == self.planned:
+            self._prefetch()
         self._journal.record("step", n=len(self.steps), step=describe(step))
 
     def _end_step(self) -> None:
@@ -260,6 +264,7 @@ class Executor:
                     self._violate(declared.full_name, failure)
 
     def _look_for_sometimes(self) -> None:
+        """What such a property raises beyond saying no is its author's mistake, and no verdict on the system."""
         unseen: tuple[type[BaseException], ...] = (AssertionError, *self.setting.refusals, *self.setting.unknowns)
         for declared in self.setting.properties:
             if declared.kind == "sometimes" and declared.name not in self.setting.seen_sometimes:
@@ -269,11 +274,6 @@ class Executor:
                     )
                 except unseen:
                     seen = False
-                except _STEERING:
-                    raise
-                except Exception as error:
-                    self._violate(declared.full_name, _told(error))
-                    return
                 if seen or seen is None:
                     self.setting.seen_sometimes.add(declared.name)
                     self._journal.record("property", name=declared.full_name, seen=True)
@@ -305,7 +305,7 @@ class Executor:
         """Heal everything, check what must come to hold, stop the system, check the built-in properties."""
         if not self.booted:
             return Verdict(Outcome.NOT_EXERCISED, reason="there was no step")
-        self.setting.session.prefetch(self.setting.spec, self.setting.system.program())
+        self._prefetch()
         self.heal_all()
         if self.violation is None:
             self._settle()
@@ -317,6 +317,10 @@ class Executor:
         outcome = Outcome.HELD if self.fired else Outcome.NOT_EXERCISED
         self._journal.record("verdict", outcome=outcome.value, fired=dict(self.fired))
         return Verdict(outcome, reason="" if self.fired else "no fault fired")
+
+    def _prefetch(self) -> None:
+        """Have the next run's sandbox made while this one comes to its end."""
+        self.setting.session.prefetch(self.setting.spec, self.setting.system.program())
 
     def heal_all(self) -> None:
         """End every lease, last first.  Raises `HarnessBroken` for one that does not heal."""

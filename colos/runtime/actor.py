@@ -253,12 +253,21 @@ class Switchboard:
         self._spawn = spawn
         self._own_id = own_id
         self._peers: dict[int, _Peer] = {}
+        self._found: dict[str, ActorRef] = {}
         self._numbers = itertools.count(1)
 
     async def whereis(self, name: str) -> ActorRef:
-        """Ask the root for a registered name or a path.  Raises NoSuchActor, NoSuchNode."""
+        """The actor behind a registered name or a path.  Raises NoSuchActor, NoSuchNode.
+
+        The root is asked, unless we are connected to whom it named last time: a name stays with its
+        actor until that dies, and death ends the connection.
+        """
+        known = self._found.get(name)
+        if known is not None and known.id in self._peers:
+            return known
         path, id_ = await self.ask_root("whereis", name)
-        return ActorRef(path, id_, self)
+        self._found[name] = found = ActorRef(path, id_, self)
+        return found
 
     async def ask_root(self, question: str, *args: object, timeout_s: float = DEADLINE_S) -> Any:
         """Put a question to the node's root.  Raises NoSuchNode if it is gone."""

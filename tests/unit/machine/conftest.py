@@ -31,6 +31,9 @@ class Nowhere:
     def prefetch(self, spec: object, program: object) -> None:
         pass
 
+    def forgo(self) -> None:
+        pass
+
     def destroy(self) -> None:
         pass
 
@@ -51,6 +54,9 @@ class Nothing:
 
     def modules(self) -> tuple[Any, ...]:
         return ()
+
+    def rehearsal(self) -> None:
+        return None
 
     def tolerance(self) -> None:
         return None
