@@ -36,13 +36,11 @@ class Property:
 
 
 class Outcome(Enum):
-    """How a run ended."""
+    """How a run ended.  One whose harness broke has no outcome: `HarnessBroken` is raised."""
 
     HELD = "held"
     VIOLATED = "violated"
     NOT_EXERCISED = "not exercised"
-    INCONCLUSIVE = "inconclusive"
-    HARNESS_BROKEN = "harness broken"
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement on one run, with how often each fault kind really fired in it."""
+    """The judgement on one run."""
 
     outcome: Outcome
     violation: Violation | None = None

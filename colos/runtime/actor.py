@@ -260,7 +260,8 @@ class Switchboard:
         """The actor behind a registered name or a path.  Raises NoSuchActor, NoSuchNode.
 
         The root is asked, unless we are connected to whom it named last time: a name stays with its
-        actor until that dies, and death ends the connection.
+        actor until that dies, and death ends the connection.  What may tell of a death sooner (a failed
+        call, an answer of the root's) makes us ask again: whoever knows of a death finds the name free.
         """
         known = self._found.get(name)
         if known is not None and known.id in self._peers:
@@ -272,7 +273,10 @@ class Switchboard:
     async def ask_root(self, question: str, *args: object, timeout_s: float = DEADLINE_S) -> Any:
         """Put a question to the node's root.  Raises NoSuchNode if it is gone."""
         try:
-            return await self.call(ROOT_PATH, ROOT_ID, question, args, {}, timeout_s)
+            answer = await self.call(ROOT_PATH, ROOT_ID, question, args, {}, timeout_s)
+            if question != "whereis":
+                self._found.clear()
+            return answer
         except (NoSuchActor, ActorExited, ConnectionLost) as error:
             if error.name != ROOT_PATH:
                 raise  # an answer: that actor does not exist
@@ -390,6 +394,7 @@ class Switchboard:
             error = message.decode_failure(answer.body, path, method)
         finally:
             bind_refs(before)
+        self._found.clear()  # it may have died of this
         raise error
 
     def forget(self, peer: _Peer) -> None:

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from hypothesis.stateful import rule
 
 from colos.chaos import (
@@ -32,6 +33,7 @@ def free_port() -> int:
 PORT = free_port()
 
 
+@settings(max_examples=20)
 class TestHttpServer(ChaosMachine):
     system = CommandSystem(
         ["python", "-u", "-m", "http.server", str(PORT), "--bind", "127.0.0.1", "--directory", "{data}"],
@@ -48,7 +50,7 @@ class TestHttpServer(ChaosMachine):
 
     async def get(self, path: str) -> int:
         sock = await self.system.connect(("127.0.0.1", PORT))
-        sock.settimeout(3)
+        sock.settimeout(0.5)
         client = http.client.HTTPConnection("127.0.0.1", PORT)
         client.sock = sock
         try:

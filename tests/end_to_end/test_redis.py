@@ -7,6 +7,7 @@ import shutil
 import hypothesis.strategies as st
 import pytest
 import redis
+from hypothesis import settings
 from hypothesis.stateful import rule
 
 from colos.chaos import (
@@ -27,6 +28,7 @@ SERVER = ["redis-server", "--port", "0", "--unixsocket", SOCKET, "--dir", "{data
 DURABLE = ["--appendonly", "yes", "--appendfsync", "always"]
 
 
+@settings(max_examples=20)
 @pytest.mark.skipif(
     shutil.which("redis-server") is None, reason="redis-server is not installed (apt install redis-server)"
 )
@@ -44,7 +46,7 @@ class TestRedis(ChaosMachine):
 
     def client(self) -> redis.Redis:
         return redis.Redis(
-            unix_socket_path=self.system.path(SOCKET), socket_timeout=3, decode_responses=True, retry=None
+            unix_socket_path=self.system.path(SOCKET), socket_timeout=0.5, decode_responses=True, retry=None
         )
 
     @rule(key=st.sampled_from("abc"), value=st.text("xyz", min_size=1, max_size=5), times=st.integers(1, 900))

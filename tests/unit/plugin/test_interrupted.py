@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 STARTED_S = 30.0
-#: How long a run may take to end after Ctrl-C (2 s on an idle machine: twice that), and its rest after any end.
-ENDED_S = 4.0
+#: How long a run may take to end after Ctrl-C, and its rest after any end.
+ENDED_S = 2.0
 GONE_S = 5.0
 #: What one moment can meet: making a sandbox, booting, an op, a lasting fault, a heal, the end of an example.
 STORM = """
