@@ -14,6 +14,7 @@ SLOW = tuple(TESTS / folder for folder in ("conformance", "end_to_end", "unit/pl
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what stands in a slow folder."""
     for item in items:
         if any(folder in item.path.parents for folder in SLOW):
             item.add_marker(pytest.mark.slow)
