@@ -8,8 +8,11 @@ the portal, and healing needs it (measured; DESIGN 5).
 
 from __future__ import annotations
 
+import functools
 import inspect
+import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
@@ -26,11 +29,16 @@ from hypothesis import strategies as st
 from hypothesis.control import _current_build_context
 from hypothesis.reporting import reporter
 
+from colos.errors import HarnessBroken
+
 __all__ = ["BACKENDS", "OpDeadline", "Outlet", "in_test_case"]
 
 BACKENDS = ("asyncio", "trio")
 #: How long a cancelled coroutine may take to end.
 _CANCEL_S = 1.0
+_CLOSE_S = 5.0
+#: How often a call that waits looks whether there is still a loop.
+_LOOK_S = 0.5
 
 
 class OpDeadline(TimeoutError):
@@ -43,10 +51,34 @@ class Outlet:
     def __init__(self, backend: str) -> None:
         self._stack = ExitStack()
         self.portal: BlockingPortal = self._stack.enter_context(start_blocking_portal(backend))
+        # The portal takes two round trips between the threads for a call; a bell and a queue take one.
+        self._orders: deque[Callable[[TaskGroup], object]] = deque()
+        self._ear, self._bell = socket.socketpair()
+        self._ear.setblocking(False)
+        self._served = self.portal.start_task_soon(self._serve)
 
     def close(self) -> None:
         """End the loop and its thread."""
-        self._stack.close()
+        try:
+            self._order(lambda group: group.cancel_scope.cancel())
+            self._served.result(_CLOSE_S)
+        finally:
+            self._stack.close()
+            self._ear.close()
+            self._bell.close()
+
+    def _order(self, order: Callable[[TaskGroup], object]) -> None:
+        """Have the loop carry out an order, soon."""
+        self._orders.append(order)
+        self._bell.send(b"!")
+
+    async def _serve(self) -> None:
+        async with anyio.create_task_group() as group:
+            while True:
+                await anyio.wait_readable(self._ear)
+                self._ear.recv(4096)
+                while self._orders:
+                    self._orders.popleft()(group)
 
     @contextmanager
     def example(self) -> Generator[TaskGroup, None, None]:
@@ -65,44 +97,73 @@ class Outlet:
         """
         if not inspect.iscoroutinefunction(function):
             return function(*args, **kwargs)
-        context, report, ended = _current_build_context.value, reporter.value, threading.Event()
-        future: Future[tuple[Any, BaseException | None]] = self.portal.start_task_soon(
-            _as_value, function, args, kwargs, timeout_s, context, report, ended
-        )
+        task = _Task(function, args, kwargs, timeout_s)
+        self._order(lambda group: group.start_soon(task.run))
         try:
-            value, error = future.result()
-        except BaseException:  # Ctrl-C while we wait: what runs there must not go on beside the healing
-            future.cancel()
-            ended.wait(_CANCEL_S)  # cancelling only asks; a thread that waits on the sandbox takes our answers
+            return task.result(self._served)
+        except BaseException:
+            if not task.ended.is_set():  # Ctrl-C while we wait: what runs there must not go on beside the healing
+                self._order(lambda _: task.cancel())
+                task.ended.wait(_CANCEL_S)  # cancelling only asks; a thread that waits on the sandbox takes our answers
             raise
-        if error is not None:
-            raise error
-        return value
 
 
-async def _as_value(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    timeout_s: float | None,
-    context: Any,
-    report: Any,
-    ended: threading.Event,
-) -> tuple[Any, BaseException | None]:
-    with _current_build_context.with_value(context), reporter.with_value(report):
-        try:
-            if timeout_s is None:
-                return await function(*args, **kwargs), None
-            with anyio.move_on_after(timeout_s) as scope:
-                return await function(*args, **kwargs), None
-            assert scope.cancelled_caught
-            return None, OpDeadline(f"still waiting after {timeout_s:g} s")
-        except anyio.get_cancelled_exc_class():
-            raise
-        except BaseException as error:
-            return None, _unwrapped(error)
-        finally:
-            ended.set()
+class _Task:
+    """One call of an author's coroutine, made on the loop and awaited in Hypothesis's thread."""
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
+    ) -> None:
+        self._call = functools.partial(function, *args, **kwargs)
+        self._timeout_s = timeout_s
+        self._context, self._report = _current_build_context.value, reporter.value
+        self._scope: anyio.CancelScope | None = None
+        self._unwanted = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.ended = threading.Event()
+
+    def result(self, loop: Future[None]) -> Any:
+        """Wait for it.  Raises what it raised, and `HarnessBroken` when the loop has ended under it."""
+        while not self.ended.wait(_LOOK_S):
+            if loop.done():
+                raise HarnessBroken("the event loop of rules and properties", f"has ended: {loop.exception()!r}")
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def cancel(self) -> None:
+        """On the loop: ask it to end, or never to begin."""
+        self._unwanted = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """On the loop: make the call; whatever comes of it is a value here."""
+        if self._unwanted:
+            self.ended.set()
+            return
+        with (
+            _current_build_context.with_value(self._context),
+            reporter.with_value(self._report),
+            anyio.CancelScope() as self._scope,
+        ):
+            try:
+                self._value = await self._within_deadline()
+            except anyio.get_cancelled_exc_class():
+                self._error = HarnessBroken("the event loop of rules and properties", "was closed during a call")
+                raise
+            except BaseException as error:
+                self._error = _unwrapped(error)
+            finally:
+                self.ended.set()
+
+    async def _within_deadline(self) -> Any:
+        if self._timeout_s is None:
+            return await self._call()
+        with anyio.move_on_after(self._timeout_s):
+            return await self._call()
+        raise OpDeadline(f"still waiting after {self._timeout_s:g} s")
 
 
 def _unwrapped(error: BaseException) -> BaseException:

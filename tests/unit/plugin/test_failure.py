@@ -13,7 +13,8 @@ NOISE = ("Traceback", "@seed", "Falsifying", "Failing test case", "reproduce_fai
 
 
 def report_of(result: pytest.RunResult) -> str:
-    return result.stdout.str().partition("= FAILURES =")[2].partition("= ColOS =")[0]
+    """Between its title and whatever follows: in CI, pytest's own summary says all of it again."""
+    return re.split("= (?:ColOS|short test summary info) =", result.stdout.str().partition("= FAILURES =")[2])[0]
 
 
 def line(result: pytest.RunResult, word: str) -> str:
