@@ -26,7 +26,7 @@ __all__ = ["DiskFull"]
 
 RESOURCES = ("bytes", "inodes")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_TRIES = 20
+_TRIES = 200
 _BALLAST = ("disk", "ballast")
 _NAMES = itertools.count()  # of leases, as the watchdog knows them
 
@@ -104,21 +104,36 @@ class _Remounted(Lease):
         self._original = total = self._total()
         self._hold_ballast()
         try:
-            for _ in range(_TRIES):  # EINVAL when the system wrote more between our look and the remount
-                wanted = max(self._used() + free, _PAGE if resource == "bytes" else 1)  # 0 means no limit at all
-                holds = int(site.overlays.hold(self._key, self, wanted, lambda: total))
-                try:
-                    self._apply(holds)
-                    break
-                except OSError as error:
-                    if error.errno != errno.EINVAL:
-                        raise
-            else:
-                raise OSError(errno.EINVAL, f"the data disk grew faster than it could be limited ({_TRIES} tries)")
+            self._limit(total)
             self._proof = self._probe()
         except BaseException:
             self.heal()
             raise
+
+    def _limit(self, total: int) -> None:
+        """Shrink the disk to what is used and what stays free, though the system may be writing at full speed.
+
+        EINVAL says that it wrote more between our look and the remount.  Then some room is left at
+        first, and taken away look by look: the less there is, the less far a writer can run ahead of us,
+        also one that empties the disk again whenever it is full.
+        """
+        least = _PAGE if self._resource == "bytes" else 1  # 0 means no limit at all
+        room = 0
+        for _ in range(_TRIES):
+            exact = max(self._used() + self._free, least)
+            wanted = max(exact, min(exact + room * least, self._total()))
+            holds = int(self._site.overlays.hold(self._key, self, wanted, lambda: total))
+            try:
+                self._apply(holds)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                room = max(1, room * 4)
+            else:
+                if room == 0:
+                    return
+                room //= 4
+        raise OSError(errno.EINVAL, f"the data disk grew faster than it could be limited ({_TRIES} tries)")
 
     def _hold_ballast(self) -> None:
         """Keep a page in use for as long as any lease limits this disk: shrunk to 0 bytes it would have no limit.
