@@ -227,6 +227,7 @@ def test_callers_killed_while_they_wait_harm_nobody(scenario):
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and USERS == ["as we are"], reason="needs setpriv to be an ordinary user")
+@pytest.mark.as_nobody
 def test_a_problem_while_deciding_lets_the_call_go_and_is_recorded(scenario):
     written, hits, errors = scenario("not_to_be_looked_into", USERS[-1])
     assert (written, hits) == (1, {})
