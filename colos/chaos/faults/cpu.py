@@ -81,8 +81,8 @@ class _Starved(Lease):
         try:
             while not self._over.is_set() and self._any_alive():
                 self._all(signal.SIGSTOP)
-                self._observe()
                 self._over.wait(_PERIOD_S * (1 - self._share))
+                self._observe()
                 self._all(signal.SIGCONT)
                 self._over.wait(_PERIOD_S * self._share)
         finally:
@@ -99,7 +99,11 @@ class _Starved(Lease):
                     target.signal(number)
 
     def _observe(self) -> None:
-        """Count a stop only when /proc shows one."""
+        """Count a stop only when /proc shows one.
+
+        A stop is acted on by the target itself, when it next has the CPU: on one core that is after
+        this thread has slept, so the look comes last in the slice.
+        """
         for target in self._targets:
             process = read_process(target.pid)
             if process is not None and process.state == "T":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -35,12 +36,28 @@ def test_a_busy_process_gets_its_share_only(agent: Agent) -> None:
     assert again > starved
 
 
+def test_a_process_on_the_cpu_of_the_harness_is_seen_stopped(agent: Agent) -> None:
+    """It acts on the stop only when the harness lets go of the CPU."""
+    agent.do("fork('busy', spin)")
+    pid = agent.process("busy").pid
+    allowed = os.sched_getaffinity(0)
+    one = {min(allowed)}
+    os.sched_setaffinity(pid, one)
+    os.sched_setaffinity(0, one)
+    try:
+        lease = agent.inject("cpu-starvation", "agent/busy", share=0.1)
+        assert lease.fired()
+        heal(lease)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_an_idle_process_is_stopped_all_the_same(agent: Agent) -> None:
     agent.do("fork('idler', idle)")
     lease = agent.inject("cpu-starvation", "agent/idler")
     assert lease.fired()
     heal(lease)
-    assert state_of(agent.process("idler")) == "S"
+    eventually(lambda: state_of(agent.process("idler")) == "S", "it sleeps again")
 
 
 def test_a_starved_program_works(agent: Agent) -> None:
@@ -78,7 +95,7 @@ def test_a_stop_of_another_lease_holds(agent: Agent, starve_first: bool, heal_st
     else:
         heal(stopped)  # type: ignore[arg-type]
         heal(starved)  # type: ignore[arg-type]
-    assert state_of(victim) == "R"
+    eventually(lambda: state_of(victim) == "R", "it runs again")
 
 
 def test_a_process_that_exits_meanwhile(agent: Agent) -> None:
