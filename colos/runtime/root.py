@@ -236,6 +236,7 @@ class Root:
             while True:
                 for frame in await control.receive():
                     self._note(child, frame)
+                self._reap()  # a HELLO came late if it has died since; only now, when all it said is noted
         except (EOFError, ProtocolError):
             pass  # dead, or as good as dead
         if child.record is not None:
@@ -253,7 +254,6 @@ class Root:
                 child.pid = int(frame.body)
                 self.dir.set_pid(child.id, child.pid, process.start_time_ticks(child.pid))
             self._register(child)
-            self._reap()  # it may have died since
         elif frame.kind == message.READY:
             child.ready = True
         elif frame.kind == message.STOP:
@@ -302,8 +302,6 @@ class Root:
         """Record a death: last words are read, names are freed, then everybody may know."""
         if child.control is not None:
             self._read_what_it_said(child, child.control)
-        if child.record is not None:  # its last words held its HELLO, and that reaped it
-            return
         trace = ""
         killed = death is not None and os.WIFSIGNALED(death.status)
         if child.words is not None:

@@ -198,6 +198,11 @@ class BadSupervisor(Supervisor):
         return [ChildSpec("good", Writer), ChildSpec("bad", BadInit)]
 
 
+class OnlyBadSupervisor(Supervisor):
+    def children(self):
+        return [ChildSpec("bad", BadInit)]
+
+
 class StubbornSupervisor(Supervisor):
     def children(self):
         return [ChildSpec("stubborn", Stubborn, shutdown_s=0.3), ChildSpec("brutal", Stubborn, shutdown_s=0)]

@@ -141,6 +141,19 @@ async def test_a_failed_start_tells_all(anyio_backend: str, tmp_path: Path) -> N
     assert (tmp_path / "actors/1/exit").read_text().startswith("shutdown\n")  # what had started was stopped
 
 
+async def test_last_words_that_come_with_the_first_are_heard(anyio_backend: str) -> None:
+    """On one core a child has said everything and died before its root looks for the first time."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        for _ in range(5):
+            with pytest.raises(StartFailed, match="cannot begin"):
+                async with Node(actors.OnlyBadSupervisor, backend=anyio_backend):
+                    pass
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 async def test_children_start_in_order_and_stop_in_reverse(
     anyio_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
