@@ -1,10 +1,11 @@
-"""The command: ``colos demo`` and ``colos doctor``."""
+"""The command: ``demo``, ``doctor``, ``run`` to be a node; ``ps``, ``stack``, ``trace``, ``attach`` for living ones."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any, Final
 
 from colos import __version__
 
@@ -28,8 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor = commands.add_parser("doctor", help="which sandbox and faults this machine offers, and why not others")
     doctor.add_argument("--sandbox", choices=("namespaces", "bare"), help="ask for this tier")
 
+    _add_run(commands)
+    _add_tools(commands)
     chosen = parser.parse_args(arguments)
     # Each face is imported when it is asked for: --help must not wait for Hypothesis.
+    if chosen.command in _TOOLS:
+        return _TOOLS[chosen.command](chosen)
     try:
         if chosen.command == "demo":
             from colos.demo.show import show
@@ -41,6 +46,87 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; everything is healed and gone", file=sys.stderr)
         return 130
+
+
+# --- a node in the foreground ------------------------------------------------------------
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser("run", help="be a node until SIGTERM or Ctrl-C; fit for PID 1 of a container")
+    run.add_argument("supervisor", metavar="MODULE:SUPERVISOR", help="such as bank.tree:Bank, found as python -m does")
+    run.add_argument("--node", metavar="NAME_OR_DIR", help="its name, or run directory (default: by the supervisor)")
+    run.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop of its actors")
+    run.add_argument("--restarts", type=_count, default=0, metavar="N", help="restart its root up to N times a minute")
+    run.add_argument("--watch", type=_seconds, metavar="SECONDS", help="kill a root that stands still for so long")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 0 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, more than 0")
+    return seconds
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from colos.runtime.tools.run import run
+
+    return run(chosen.supervisor, chosen.node, chosen.backend, chosen.restarts, chosen.watch)
+
+
+# --- looking into living nodes -----------------------------------------------------------
+
+
+def _add_tools(commands: Any) -> None:
+    ps = commands.add_parser("ps", help="the nodes and their processes, as a tree")
+    ps.add_argument("node", nargs="?", metavar="NODE", help="a node's name or run directory (default: all there are)")
+    ps.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
+
+    stack = commands.add_parser("stack", help="all threads' and tasks' stacks of a process, also of one that is stuck")
+    trace = commands.add_parser("trace", help="the messages of a process, in and out, live, until Ctrl-C")
+    attach = commands.add_parser("attach", help="a Python prompt inside a living process")
+    for each in (stack, trace, attach):
+        each.add_argument("actor", metavar="ACTOR", help="its path, or its registered name")
+        each.add_argument("--node", help="the node's name or run directory (default: whichever has such a process)")
+    trace.add_argument("--count", type=int, metavar="N", help="end after so many messages")
+    attach.add_argument(
+        "--write", action="store_true", help="run commands in the live process itself, not in a forked copy of it"
+    )
+
+
+def _ps(chosen: argparse.Namespace) -> int:
+    from colos.runtime.tools.ps import show
+
+    return show(chosen.node, chosen.watch)
+
+
+def _stack(chosen: argparse.Namespace) -> int:
+    from colos.runtime.tools.stack import show
+
+    return show(chosen.actor, chosen.node)
+
+
+def _trace(chosen: argparse.Namespace) -> int:
+    from colos.runtime.tools.trace import follow
+
+    return follow(chosen.actor, chosen.node, chosen.count)
+
+
+def _attach(chosen: argparse.Namespace) -> int:
+    from colos.runtime.tools.attach import attach
+
+    return attach(chosen.actor, chosen.node, chosen.write)
+
+
+_TOOLS: Final = {"run": _run, "ps": _ps, "stack": _stack, "trace": _trace, "attach": _attach}
 
 
 if __name__ == "__main__":

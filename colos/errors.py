@@ -19,6 +19,7 @@ __all__ = [
     "InvalidSpecification",
     "MailboxFull",
     "MessageTooLarge",
+    "NameTaken",
     "NoSuchActor",
     "NoSuchMethod",
     "NoSuchNode",
@@ -65,6 +66,15 @@ class NoSuchActor(RuntimeFailure):
         self.detail = detail
 
 
+class NameTaken(RuntimeFailure, ValueError):
+    """A name is registered already, or its process has another one: a name is unique, and a process has one."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(f"the name {name!r} cannot be registered: {detail}")
+        self.name = name
+        self.detail = detail
+
+
 class NoSuchNode(RuntimeFailure):
     """There is no living node behind a run directory."""
 
@@ -77,7 +87,7 @@ class NoSuchNode(RuntimeFailure):
 class ActorExited(RuntimeFailure):
     """The actor is known to have exited without having taken the message: it did not happen."""
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: object) -> None:
         super().__init__(f"actor {name!r} exited: {reason}")
         self.name = name
         self.reason = reason
@@ -86,10 +96,10 @@ class ActorExited(RuntimeFailure):
 class ConnectionLost(RuntimeFailure):
     """The connection broke after the message was sent: it may or may not have happened."""
 
-    def __init__(self, name: str, method: str, reason: str = "") -> None:
+    def __init__(self, name: str, method: str, reason: object = "") -> None:
         super().__init__(
             f"the connection to {name!r} broke while it was answering {method!r}; "
-            f"whether it happened is unknown{' (' + reason + ')' if reason else ''}"
+            f"whether it happened is unknown{f' ({reason})' if reason else ''}"
         )
         self.name = name
         self.method = method

@@ -6,6 +6,7 @@ system (DESIGN 5).  It runs on the main thread; the author's coroutines run on t
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import traceback
@@ -163,7 +164,9 @@ class Executor:
         """Apply an operation: call the author's rule; returns whether it was done, and what it returned."""
         self._begin(step)
         try:
-            value = self.setting.outlet.call(function, self.machine, timeout_s=self.setting.deadlines.step_s, **kwargs)
+            # Bound first: an author's parameter may be called as one of call()'s own.
+            bound = functools.partial(function, self.machine, **kwargs)
+            value = self.setting.outlet.call(bound, timeout_s=self.setting.deadlines.step_s)
         except _STEERING:
             raise
         # First: CallTimeout is an OSError too, and may be named so by the author's refusals.

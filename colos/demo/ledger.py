@@ -78,7 +78,7 @@ class BuggyWriter(Actor):
         """Every job."""
         return self._jobs
 
-    async def terminate(self, reason: str) -> None:
+    async def terminate(self, reason: object) -> None:
         """A clean shutdown loses nothing."""
         self._file.close()
 

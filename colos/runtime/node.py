@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,11 +19,11 @@ from typing import Any, Final
 import anyio
 import anyio.abc
 
-from colos.errors import CallTimeout, ColosError, InvalidSpecification, NoSuchNode, StartFailed
+from colos.errors import ColosError, InvalidSpecification, StartFailed
 from colos.runtime import process, rundir, transport, zygote
-from colos.runtime.actor import ActorRef, Switchboard
-from colos.runtime.root import START_FAILED, ProcessInfo, Root
-from colos.runtime.rundir import ExitRecord
+from colos.runtime.client import NodeClient, connect
+from colos.runtime.heart import Heart, Pulse
+from colos.runtime.root import START_FAILED, Root
 from colos.runtime.supervisor import Supervisor, specify
 
 _MAIN: Final = "__colos_main__"
@@ -42,14 +43,15 @@ def serve(
     backend: str = "asyncio",
     ready: Callable[[], None] | None = None,
     lifeline: socket.socket | None = None,
+    pulse: Pulse | None = None,
 ) -> int:
     """Be a node's root: start the supervisor's children, keep them, stop them on SIGTERM or SIGINT.
 
     For a single-threaded process that has nothing else to do, which stays a child subreaper and
     keeps these signal handlers.  `ready` is called once, when every child is ready; the end of
-    `lifeline`, if one is given, stops the node.  Returns 0 after a clean stop, 1 when the
-    supervisor gave up (or its zygote died), 2 when the start failed; why is in run_dir/crash and
-    on stderr.
+    `lifeline`, if one is given, stops the node; `pulse` is what a heart watches.  Returns 0 after a
+    clean stop, 1 when the supervisor gave up (or its zygotes died), 2 when the start failed; why is
+    in run_dir/crash and on stderr.
     """
     root: Root | None = None
     try:
@@ -62,9 +64,9 @@ def serve(
         zygote.prepare(backend)
         directory = rundir.RunDirectory(run_dir)
         directory.make(f"{tree.name} {tree.label}")
-        root = Root(tree, directory, backend)
+        root = Root(tree, directory, backend, pulse)
         listening = transport.listen(run_dir)
-        root.fork()
+        root.fork_first()
         code = anyio.run(root.run, listening, lifeline, ready or _nothing, backend=backend)
         if root.failure:
             _tell(run_dir, root.account())
@@ -87,86 +89,18 @@ def _tell(run_dir: str, text: str) -> None:
     process.complain(text)
 
 
-# --- speaking to a node ------------------------------------------------------------------
-
-
-class NodeClient:
-    """A living node, seen from a process that need not be in it, nor in its namespaces."""
-
-    def __init__(self, run_dir: str, board: Switchboard) -> None:
-        self.run_dir = run_dir
-        self._board = board
-
-    async def whereis(self, name: str) -> ActorRef:
-        """The actor now registered under a name, or living at a path.  Raises NoSuchActor, NoSuchNode."""
-        return await self._board.whereis(name)
-
-    async def processes(self) -> list[ProcessInfo]:
-        """The children as the root sees them now, in start order."""
-        return list(await self._board.ask_root("processes"))
-
-    async def quiet(self, timeout_s: float) -> bool:
-        """Wait until every child that should be running is ready; False at the deadline.
-
-        A child with a SIGKILL on its way is not running.  Raises NoSuchNode if the node ends meanwhile.
-        """
-        try:
-            return bool(await self._board.ask_root("quiet", timeout_s, timeout_s=timeout_s + 1.0))
-        except CallTimeout:  # the root itself is stopped or starved
-            return False
-
-    async def exits(self, path: str) -> list[ExitRecord]:
-        """How the latest incarnations at a path ended, oldest first."""
-        return list(await self._board.ask_root("exits", path))
-
-    async def stop(self, timeout_s: float = _STOP_S) -> None:
-        """Stop the node in order and wait until it has; a node that is gone already is fine.  Raises CallTimeout."""
-        try:
-            with anyio.fail_after(timeout_s):
-                await self._board.ask_root("stop", timeout_s=timeout_s)
-                await self._board.root_ended()
-        except NoSuchNode:
-            return
-        except TimeoutError:
-            raise CallTimeout(self.run_dir, "stop", timeout_s) from None
-
-
-class connect:  # noqa: N801 - it is used as a function, in `async with connect(run_dir) as node`
-    """Speak to the node in a run directory, which may be given by a path through /proc/PID/root.
-
-    Raises NoSuchNode on entering.  References it gives out speak until the block is left.
-    """
-
-    def __init__(self, run_dir: str) -> None:
-        self._run_dir = run_dir
-
-    async def __aenter__(self) -> NodeClient:
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        try:
-            board = Switchboard(self._run_dir, self._tasks.start_soon)
-            await board.ask_root("processes")
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return NodeClient(self._run_dir, board)
-
-    async def __aexit__(self, *_: object) -> None:
-        # The block's exception is not given to the task group, which would wrap it in a group.
-        self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)
-
-
 # --- a node of one's own -----------------------------------------------------------------
 
 
 class Node:
     """``async with Node(LedgerSupervisor) as node:`` starts a node as a child of this program.
 
-    Its root is a fresh interpreter that imports the supervisor by name.  Leaving the block stops
-    it in order; if this program dies, however it does, the node dies too.  Without `run_dir` a
-    new directory is made (in $COLOS_RUN, else $XDG_RUNTIME_DIR/colos, else the temporary directory) and
-    removed afterwards.  Raises StartFailed on entering.
+    A fresh interpreter imports the supervisor by name; it is the node's heart, and forks its root.
+    Leaving the block stops the node in order; if this program dies, however it does, the node ends too.
+    `run_dir` is its run directory, or its name, under which others find it; without one it is
+    new and removed afterwards (in $COLOS_RUN, else $XDG_RUNTIME_DIR/colos, else the temporary directory).
+    The heart starts a root that dies again, up to `restarts` times a minute, and kills one
+    whose event loop stands still for `watch_s`.  Raises StartFailed on entering.
     """
 
     def __init__(
@@ -177,10 +111,14 @@ class Node:
         *,
         start_s: float = _START_S,
         stop_s: float = _STOP_S,
+        restarts: int = 0,
+        watch_s: float | None = None,
     ) -> None:
         self._label = _importable(supervisor)
         specify(supervisor)
-        self._given_dir = run_dir
+        self._given_dir = None if run_dir is None else rundir.node_directory(run_dir)
+        self._restarts = restarts
+        self._watch_s = watch_s
         self._backend = backend
         self._start_s = start_s
         self._stop_s = stop_s
@@ -217,7 +155,10 @@ class Node:
             "run_dir": run_dir,
             "backend": self._backend,
             "lifeline": lifeline.fileno(),
-            "parent": os.getpid(),
+            "restarts": self._restarts,
+            "watch_s": self._watch_s,
+            "stop_s": self._stop_s,
+            "fresh": self._given_dir is None,
         }
         boot = (
             "import json, sys; orders = json.loads(sys.argv[1]); sys.path[:] = orders['sys_path']; "
@@ -230,7 +171,6 @@ class Node:
                 stdout=log,
                 stderr=log,
                 pass_fds=(lifeline.fileno(),),
-                start_new_session=True,  # a terminal's Ctrl-C is this program's; it then stops the node in order
             )
 
     async def _wait_ready(self, started: subprocess.Popen[bytes]) -> None:
@@ -261,9 +201,10 @@ class Node:
         """Close the lifeline, wait for the root, clean up; `stop_s` bounds it."""
         self._lifeline.close()
         if self._process is not None:
-            if not await process.wait_dead(self._process.pid, self._stop_s):
-                self._process.kill()  # its actors go with it: they have armed the parent-death signal
-                await process.wait_dead(self._process.pid, _KILL_S)
+            if not await process.wait_dead(self._process.pid, self._stop_s + _KILL_S):
+                self._process.send_signal(signal.SIGQUIT)  # the heart kills everything
+                if not await process.wait_dead(self._process.pid, 2 * _KILL_S):
+                    self._process.kill()
             self._process.wait(1.0)
         if self._given_dir is None:
             shutil.rmtree(self._run_dir, ignore_errors=True)
@@ -283,18 +224,14 @@ def _importable(supervisor: object) -> str:
 
 
 def _fresh_run_dir() -> str:
-    base = os.environ.get("COLOS_RUN")
-    if not base and (runtime_dir := os.environ.get("XDG_RUNTIME_DIR")):
-        base = f"{runtime_dir}/colos"
-    if base:
-        os.makedirs(base, mode=0o700, exist_ok=True)
-    return tempfile.mkdtemp(prefix="colos-", dir=base)
+    return tempfile.mkdtemp(prefix="colos-", dir=rundir.base_directory())
 
 
 def _boot(orders: dict[str, Any]) -> None:
-    """In the fresh interpreter: import the supervisor and be its root."""
-    if not process.die_with_parent(orders["parent"]):
-        os._exit(START_FAILED)
+    """In the fresh interpreter: import the supervisor, and be its node's heart."""
+    # A terminal's Ctrl-C is the program's, which then stops the node in order.  Not between fork and exec: on Linux
+    # 6.18 a process that changes its session there while its parent is killed was seen never to run again.
+    os.setsid()
     os.set_inheritable(orders["lifeline"], False)
     lifeline = socket.socket(fileno=orders["lifeline"])
     lifeline.setblocking(False)
@@ -313,13 +250,25 @@ def _boot(orders: dict[str, Any]) -> None:
     except BaseException:
         _tell(orders["run_dir"], f"{orders['supervisor']} cannot be imported\n{traceback.format_exc()}")
         os._exit(START_FAILED)
-    code = serve(
-        supervisor,
-        orders["run_dir"],
-        backend=orders["backend"],
-        ready=lambda: _say_ready(lifeline),
+
+    def be_root(pulse: Pulse) -> int:
+        def ready() -> None:
+            _say_ready(lifeline)
+
+        return serve(
+            supervisor, orders["run_dir"], backend=orders["backend"], ready=ready, lifeline=lifeline, pulse=pulse
+        )
+
+    heart = Heart(
+        be_root,
         lifeline=lifeline,
+        restarts=orders["restarts"],
+        watch_s=orders["watch_s"],
+        stop_s=orders["stop_s"],
     )
+    code = heart.guard()
+    if orders["fresh"] and heart.orphaned:
+        shutil.rmtree(orders["run_dir"], ignore_errors=True)  # nobody else is left to do it
     os._exit(code)
 
 

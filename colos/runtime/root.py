@@ -1,4 +1,8 @@
-"""A node's root process: it carries out its supervisor's decisions, and answers questions about the node."""
+"""A node's root process: it forks the node's processes, sees them die, and tells whoever is to know.
+
+It carries the node's supervisors (`supervision`) and answers questions (`desk`).  Everything between
+two awaits happens at one instant.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,29 @@ import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
 
-from colos.errors import NoSuchMethod
-from colos.runtime import message, process, rundir, zygote
-from colos.runtime.message import ProtocolError
+from colos.errors import NameTaken
+from colos.runtime import message, process, reasons, rundir
+from colos.runtime.forks import Forks
+from colos.runtime.incarnation import Child, Guest, Origin, Party
+from colos.runtime.links import Relations, Watch
+from colos.runtime.message import Notice, ProtocolError
 from colos.runtime.process import Death
+from colos.runtime.refs import ROOT_ID
 from colos.runtime.registry import Entry, Registry
 from colos.runtime.rundir import ExitRecord, RunDirectory, exit_text
-from colos.runtime.supervisor import ChildSpec, Exited, RestartFailed, State, TreeSpec, decide
-from colos.runtime.transport import BrokenConnectionError, Changes, Connection, Listener
-from colos.runtime.worker import describe
+from colos.runtime.supervision import Supervision
+from colos.runtime.supervisor import Plan, TreeSpec
+from colos.runtime.transport import Changes, Connection, Listener
+from colos.runtime.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from colos.runtime.desk import Desk
+    from colos.runtime.heart import Pulse
 
 CLEAN: Final = 0
 GAVE_UP: Final = 1
@@ -32,211 +44,170 @@ _KILL_S: Final = 5.0
 """How long a SIGKILLed process may take to be gone: one in uninterruptible sleep may never."""
 _FAREWELL_S: Final = 2.0
 """How long a process that said its last words may take to end."""
+_BIRTH_S: Final = 5.0
+"""How long the zygote may take to fork before the spare takes its place."""
+_OBEY_S: Final = 2.0
+"""How long a process that does not trap exits may take to die of a signal before it is killed."""
+_LOOSE_S: Final = 1.0
+"""How long unsupervised processes may take to end when their node does."""
 _EXITS_KEPT: Final = 16
-_QUESTIONS_MAX: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessInfo:
-    """One child as the root sees it.  `id` is 0 and `pid` None where there is no process."""
-
-    path: str
-    id: int
-    pid: int | None
-    state: str
-    restarts: int
-    name: str | None
-
-
-class _Child:
-    """One incarnation."""
-
-    def __init__(self, spec: ChildSpec, index: int, path: str, id_: int, control: socket.socket) -> None:
-        self.spec = spec
-        self.index = index
-        self.path = path
-        self.id = id_
-        self.socket = control
-        self.control: Connection | None = None
-        self.pid: int | None = None
-        self.ready = False
-        self.stopping = False
-        self.words: tuple[str, str] | None = None
-        self.record: ExitRecord | None = None
-        self.born = time.monotonic()
-
-    def send(self, kind: int) -> None:
-        """Tell it something; if it cannot hear any more, its death will say so."""
-        if self.control is not None:
-            try:
-                self.control.post(message.encode(kind))
-            except BrokenConnectionError:
-                pass
-
-    @property
-    def state(self) -> str:
-        if self.record is not None:
-            return "exited"
-        return "stopping" if self.stopping else "running" if self.ready else "starting"
 
 
 class Root:
-    """The supervisor's executor.  Everything between two awaits happens at one instant."""
+    """The node."""
 
-    def __init__(self, tree: TreeSpec, run_directory: RunDirectory, backend: str) -> None:
+    tasks: anyio.abc.TaskGroup
+    changes: Changes
+    desk: Desk
+
+    def __init__(self, tree: TreeSpec, run_directory: RunDirectory, backend: str, pulse: Pulse | None = None) -> None:
+        self._pulse = pulse
+        self._foreign = frozenset(process.children())
+        """Who was there before: whoever started them waits for them."""
         self.tree = tree
         self.dir = run_directory
         self.failure = ""
         """Why the node did not start or gave up, for people."""
-        self._blamed: ExitRecord | None = None
-        self._nursery = zygote.Nursery(tree, run_directory.path, backend, os.getpid())
-        self._current: dict[str, _Child] = {}
-        self._ended: deque[_Child] = deque()
-        self._exits: defaultdict[str, deque[ExitRecord]] = defaultdict(lambda: deque(maxlen=_EXITS_KEPT))
-        self._restarts: dict[str, int] = {spec.id: 0 for spec in tree.children}
-        self._registry = Registry()
-        self._stop_asked = False
-        self._running = False
-        self._stopping = False
-        self._zygote: zygote.Zygote | None = None
-        self._handlers: dict[str, Callable[..., Any]] = {
-            "whereis": self._whereis,
-            "processes": self._processes,
-            "quiet": self._wait_quiet,
-            "exits": self._exits_of,
-            "reason": self._reason,
-            "stop": self._stop_when_asked,
-        }
+        self.top = Supervision(self, tree, tree.name, ROOT_ID, Origin(()), tree.name)
+        self.children: dict[int, Child] = {}
+        self.supervisions: dict[int, Supervision] = {ROOT_ID: self.top}
+        self.guests: dict[int, Guest] = {}
+        self.registry = Registry()
+        self.relations = Relations()
+        self.exits: defaultdict[str, deque[ExitRecord]] = defaultdict(lambda: deque(maxlen=_EXITS_KEPT))
+        self.stop_asked = False
+        self.stopping = False
+        self._forks = Forks(tree, run_directory.path, backend)
+        self._pids: dict[int, Child] = {}
 
     def account(self) -> str:
-        """Why the node failed, with what is known of the child behind it."""
+        """Why the node failed, with what is known of the process behind it."""
         text = f"{self.tree.label}: {self.failure}\n"
-        return f"{text}\n{exit_text(self._blamed, None)}" if self._blamed else text
+        blamed = self.top.blamed
+        return f"{text}\n{exit_text(blamed, None)}" if blamed else text
 
     # --- before the loop
 
-    def fork(self) -> None:
-        """Fork the first children, which wait for their turn, and the zygote.  Raises OSError."""
-        conceived = [self._conceive(spec, index) for index, spec in enumerate(self.tree.children)]
-        # All forks in a row: every page written between two of them would have to be copied once more.
-        for child, theirs in conceived:
-            child.pid = zygote.fork_actor(self._nursery, child.index, child.id, theirs)
-        self._zygote = zygote.Zygote(self._nursery)
-        for child, theirs in conceived:
-            theirs.close()
+    def fork_first(self) -> None:
+        """Fork the first processes, which wait for their turn, and the zygote.  Raises OSError."""
+        self.top.conceive(ahead=True)
+        conceived = list(self.children.values())
+        self._forks.fork_first(conceived)
+        for child in conceived:
+            child.theirs.close()
             assert child.pid is not None
+            self._pids[child.pid] = child
             self.dir.set_pid(child.id, child.pid, process.start_time_ticks(child.pid))
 
-    def _conceive(self, spec: ChildSpec, index: int) -> tuple[_Child, socket.socket]:
-        path = f"{self.tree.name}/{spec.id}"
-        id_ = self.dir.add_actor(path, self.tree.name, _spec_text(spec), self._restarts[spec.id])
+    def conceive(
+        self, plan: Plan, path: str, origin: Origin, restarts: int, *, key: str, extra: bytes | None = None
+    ) -> Child:
+        """A process that is still to be forked.  Raises OSError."""
+        id_ = self.dir.add_actor(path, origin.parent, plan, restarts)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._current[spec.id] = child = _Child(spec, index, path, id_, ours)
-        return child, theirs
+        self.children[id_] = child = Child(plan, path, id_, origin, ours, theirs)
+        child.key, child.extra = key, extra
+        return child
+
+    def conceive_supervision(self, plan: Plan, path: str, origin: Origin, restarts: int, key: str) -> Supervision:
+        """A supervisor that is still to be begun.  Raises OSError."""
+        assert plan.tree is not None
+        id_ = self.dir.add_actor(path, origin.parent, plan, restarts)
+        self.supervisions[id_] = supervision = Supervision(self, plan.tree, path, id_, origin, key, plan)
+        self.registry.add(Entry(path, id_))
+        if plan.name is not None:
+            self.give_name(plan.name, Entry(path, id_))
+        return supervision
 
     # --- the loop
 
     async def run(self, listening: socket.socket, lifeline: socket.socket | None, ready: Callable[[], None]) -> int:
         """Start the children, keep them running, stop them; the exit code."""
+        from colos.runtime.desk import Desk  # it needs this module's Root
+
+        self.desk = desk = Desk(self)
         with anyio.open_signal_receiver(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                self._changes = Changes()
+                self.tasks = tasks
+                self.changes = Changes()
                 tasks.start_soon(self._obey_signals, signals)
-                tasks.start_soon(Listener(listening, tasks.start_soon, self._attend).run)
+                tasks.start_soon(Listener(listening, tasks.start_soon, desk.attend).run)
                 if lifeline is not None:
                     tasks.start_soon(self._hold, lifeline)
-                for child in self._current.values():
+                if self._pulse is not None and self._pulse.watch_s is not None:
+                    tasks.start_soon(self._beat, self._pulse, self._pulse.watch_s / 4)
+                tasks.start_soon(Watchdog(self).run)
+                for child in list(self.children.values()):
                     self._hear(child)
-                self._reap()  # whoever died before the signal had a receiver
-                code = await self._supervise(ready)
+                self.reap()  # whoever died before the signal had a receiver
+                code = await self._live(ready)
                 tasks.cancel_scope.cancel()
         return code
 
-    async def _supervise(self, ready: Callable[[], None]) -> int:
-        for child in list(self._current.values()):
-            if not await self._start(child):
-                await self._stop_all()
-                return CLEAN if self._stop_asked else START_FAILED
-        self._running = True
-        ready()
-        code = await self._keep_running()
-        self._running = False
-        await self._stop_all()
-        return code
+    async def _live(self, ready: Callable[[], None]) -> int:
+        top = self.top
+        top.begin()
+        await self.until(lambda: top.ready or top.record is not None)
+        began = top.ready
+        if began:
+            if self._pulse is not None:
+                self._pulse.ready()
+            ready()
+            self._forks.make_spare()
+        await self.until(lambda: top.record is not None)
+        self.failure = self.failure or top.why
+        await self._stop_loose()
+        if not self.failure:
+            return CLEAN
+        return GAVE_UP if began else START_FAILED
 
-    async def _keep_running(self) -> int:
-        restart = {spec.id: spec.restart for spec in self.tree.children}
-        state = State(restart, self.tree.intensity, self.tree.period_s)
-        while not self._stop_asked and not self.failure:
-            if not self._ended:
-                await self._changes.wait()
-                continue
-            child = self._ended.popleft()
-            assert child.record is not None
-            failed_restart = not child.record.was_ready
-            event = (RestartFailed if failed_restart else Exited)(child.spec.id, child.record.reason)
-            decision = decide(state, event, time.monotonic())
-            state = decision.state
-            if decision.action == "give up":
-                limit = f"more than {self.tree.intensity} restarts within {self.tree.period_s:g} s"
-                self._blamed = child.record
-                self.failure = f"gave up: {limit}; the last: {child.path}: {child.record.reason}"
-            elif decision.action == "leave":
-                del self._current[child.spec.id]
-                self._changes.notify()
-            else:
-                await self._restart(child)
-        return GAVE_UP if self.failure else CLEAN
-
-    async def _restart(self, old: _Child) -> None:
-        self._restarts[old.spec.id] += 1
-        try:
-            child, theirs = self._conceive(old.spec, old.index)
-        except OSError as error:  # no inode, no descriptor: one more failed try
-            old.record = _unborn(old, describe(error))
-            self._ended.append(old)
-            return
-        with theirs:
-            self._hear(child)
-            try:
-                assert self._zygote is not None
-                self._zygote.spawn(child.index, child.id, theirs)
-            except OSError as error:
-                self._bury(child, None, describe(error))
-                return
-        await self._start(child)
-
-    async def _start(self, child: _Child) -> bool:
-        """Let a child begin, and wait until it is ready; else it is dead afterwards, or the node is stopping."""
-        child.send(message.GO)
-        began = await self._until(
-            lambda: child.ready or child.record is not None or self._stop_asked or bool(self.failure),
-            child.spec.start_s,
-        )
-        if child.ready and child.record is None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait for something that a change of the node brings about; False at the deadline."""
+        if condition():
             return True
+        with anyio.move_on_after(timeout_s):
+            while not condition():
+                await self.changes.wait()
+        return condition()
+
+    # --- starting
+
+    def fork(self, child: Child) -> None:
+        """Have a conceived process forked; if that cannot be, it is dead already."""
+        self._hear(child)
+        with child.theirs:
+            try:
+                self._forks.fork(child)
+            except OSError as error:
+                self._bury(child, None, reasons.describe(error))
+
+    async def begin(self, child: Child, interrupted: Callable[[], bool]) -> None:
+        """Let a process begin, and wait until it is ready; else it is dead afterwards, or interrupted."""
+        child.go()
+        timeout_s = child.plan.start_s
+
+        def over() -> bool:
+            return child.ready or child.record is not None or interrupted()
+
+        if not child.heard and not await self.until(lambda: child.heard or over(), min(_BIRTH_S, timeout_s)):
+            self._forks.replace()
+        began = await self.until(over, timeout_s)
         if child.record is None and not began:
-            child.words = (f"error: it was not ready within {child.spec.start_s:g} s", "")
-        if child.record is None:
-            await self._kill(child)
-        if not self._running and child.record is not None and not self._stop_asked:
-            self._blamed = child.record
-            self.failure = self.failure or f"{child.path} did not start: {child.record.reason}"
-        return False
+            child.words = (f"error: it was not ready within {timeout_s:g} s", "", "")
+            await self.kill(child)
 
-    # --- children
+    # --- processes
 
-    def _hear(self, child: _Child) -> None:
-        child.control = Connection(child.socket, self._tasks.start_soon)
-        self._tasks.start_soon(self._listen_to, child, child.control)
+    def _hear(self, child: Child) -> None:
+        child.connection = Connection(child.socket, self.tasks.start_soon)
+        self.tasks.start_soon(self._listen_to, child, child.connection)
 
-    async def _listen_to(self, child: _Child, control: Connection) -> None:
+    async def _listen_to(self, child: Child, control: Connection) -> None:
         try:
             while True:
-                for frame in await control.receive():
-                    self._note(child, frame)
-                self._reap()  # a HELLO came late if it has died since; only now, when all it said is noted
+                child.unnoted.extend(await control.receive())
+                self._note_all(child)
+                self.reap()  # it may have died before its HELLO was read; only now, when all it said is noted
         except (EOFError, ProtocolError):
             pass  # dead, or as good as dead
         if child.record is not None:
@@ -246,120 +217,233 @@ class Root:
         else:
             # Nobody can stop it in order any more; on a process that is exiting this has no effect.
             self._signal(child, signal.SIGKILL)
-        self._reap()
+        self.reap()
 
-    def _note(self, child: _Child, frame: message.Frame) -> None:
-        if frame.kind == message.HELLO:
+    def _note(self, child: Child, frame: message.Frame) -> None:
+        kind = frame.kind
+        if kind == message.CALL:
+            self.desk.take(child, frame)
+            return
+        if kind == message.HELLO:
             if child.pid is None:
-                child.pid = int(frame.body)
+                child.pid = int(bytes(frame.body))
+                self._pids[child.pid] = child
                 self.dir.set_pid(child.id, child.pid, process.start_time_ticks(child.pid))
+            child.heard = True
             self._register(child)
-        elif frame.kind == message.READY:
+        elif kind == message.READY:
             child.ready = True
-        elif frame.kind == message.STOP:
+        elif kind == message.TRAP:
+            child.traps = bool(frame.request)
+        elif kind == message.STOP:
             child.stopping = True
             self._free_names(child)
-        elif frame.kind == message.EXIT:
-            reason, trace = message.decode(frame.body)
-            child.words = child.words or (reason, trace)
+        elif kind == message.EXIT:
+            child.words = child.words or message.decode(frame)
             self._free_names(child)  # it ends now: nobody is to find it any more
-        self._changes.notify()
+        self.changes.notify()
 
-    def _register(self, child: _Child) -> None:
+    def _register(self, child: Child) -> None:
         if child.record is None:
-            self._registry.add(Entry(child.path, child.id), child.spec.name)
-            if child.spec.name is not None:
-                self.dir.link_name(child.spec.name, child.id)
+            entry = Entry(child.path, child.id)
+            self.registry.add(entry)
+            if child.plan.name is not None:
+                try:
+                    self.give_name(child.plan.name, entry)
+                except NameTaken as error:
+                    child.refused = error
+                    self.condemn(child, reasons.describe(error))
 
-    def _free_names(self, child: _Child) -> None:
-        for name in self._registry.remove(child.id):
+    def give_name(self, name: str, entry: Entry) -> None:
+        """Register and show a name.  Raises NameTaken."""
+        self.registry.register(name, entry)
+        self.dir.link_name(name, entry.id)
+
+    def _free_names(self, child: Child) -> None:
+        name = self.registry.remove(child.id, child.path)
+        if name is not None:
             self.dir.unlink_name(name)
 
-    def _look(self) -> None:
-        """Take in what children have said and which have died by now, before answering a question about them."""
-        for child in list(self._current.values()):
-            if child.control is not None and child.record is None:
-                self._read_what_it_said(child, child.control)
-        self._reap()
+    def look(self) -> None:
+        """Take in what processes have said and which have died by now, before answering a question about them."""
+        for child in list(self.children.values()):
+            if child.connection is not None:
+                self._read_what_it_said(child, child.connection)
+        self.reap()
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
         """Collect every child that is dead, adopted strangers too, without waiting."""
-        while (pid := process.peek_dead_child()) is not None:
-            child = next((child for child in self._current.values() if child.pid == pid and not child.record), None)
+        while (pid := process.peek_dead_child(self._foreign)) is not None:
+            child = self._pids.get(pid)
             if child is not None:
                 self._bury(child, process.reap(pid), "")
-            elif self._zygote is not None and pid == self._zygote.pid:
-                self._zygote, death = None, process.reap(pid)
-                if not self._stopping:
-                    self.failure = f"stopped: its zygote died, so no child can be restarted: {death.reason}"
-            elif any(child.pid is None and not child.record for child in self._current.values()):
+            elif not self._forks.owns(pid) and any(child.pid is None for child in self.children.values()):
                 return  # it may be a child whose HELLO is still unread: looked at again after that
             else:
-                process.reap(pid)
-            self._changes.notify()
+                why = self._forks.died(pid, process.reap(pid))
+                self.failure = self.failure or why
+            self.changes.notify()
 
-    def _bury(self, child: _Child, death: Death | None, reason: str) -> None:
+    def _bury(self, child: Child, death: Death | None, reason: object) -> None:
         """Record a death: last words are read, names are freed, then everybody may know."""
-        if child.control is not None:
-            self._read_what_it_said(child, child.control)
-        trace = ""
-        killed = death is not None and os.WIFSIGNALED(death.status)
+        if child.connection is not None:
+            self._read_what_it_said(child, child.connection)
+        trace = report = ""
         if child.words is not None:
-            reason, trace = child.words
-        if death is not None and (child.words is None or (killed and not reason.startswith("error"))):
+            reason, trace, report = child.words
+        killed = death is not None and os.WIFSIGNALED(death.status)
+        if child.condemned is not None and killed:
+            reason, trace = child.condemned, ""
+        elif death is not None and (child.words is None or (killed and not _is_error(reason))):
             reason, trace = death.reason, ""
         stderr = rundir.tail(f"{self.dir.actor(child.id)}/log")
         ran_s = time.monotonic() - child.born
-        record = ExitRecord(child.path, child.id, child.pid, reason, trace, stderr, ran_s, child.ready)
+        record = ExitRecord(child.path, child.id, child.pid, reason, trace, stderr, ran_s, child.ready, report)
         self._free_names(child)
         self.dir.set_exit(child.id, child.path, exit_text(record, death))
         child.record = record
-        self._exits[child.path].append(record)
-        if child.control is not None:
-            child.control.close()
-        self._ended.append(child)
-        self._changes.notify()
+        self.exits[child.path].append(record)
+        self.children.pop(child.id, None)
+        if child.pid is not None:
+            self._pids.pop(child.pid, None)
+        if child.connection is not None:
+            child.connection.close()
+        self._tell(self.relations.died(child.id), child.id, child.path, reason, silent=child.spawner)
+        if child.supervision is not None:
+            child.supervision.child_ended(child, reason)
+        self.changes.notify()
 
-    def _read_what_it_said(self, child: _Child, control: Connection) -> None:
+    def bury_supervision(self, supervision: Supervision, reason: object) -> None:
+        """The same of a supervisor."""
+        record = ExitRecord(supervision.path, supervision.id, None, reason, "", "", 0.0, supervision.begun)
+        supervision.record = record
+        self.exits[supervision.path].append(record)
+        if supervision is not self.top:
+            self.supervisions.pop(supervision.id, None)
+            name = self.registry.remove(supervision.id, supervision.path)
+            if name is not None:
+                self.dir.unlink_name(name)
+            self.dir.set_exit(supervision.id, supervision.path, exit_text(record, None))
+        self._tell(self.relations.died(supervision.id), supervision.id, supervision.path, reason)
+        if supervision.parent is not None:
+            supervision.parent.child_ended(supervision, reason)
+        self.changes.notify()
+
+    def _tell(
+        self,
+        related: tuple[list[int], list[Watch]],
+        id_: int,
+        path: str,
+        reason: object,
+        *,
+        node: str = "",
+        silent: int = 0,
+    ) -> None:
+        linked, watches = related
+        for watch in watches:
+            party = self.party(watch.watcher)
+            if party is not None:
+                party.notify(Notice("down", path, id_, reason, -1, watch.number, node))
+                self.show_relations(party.id)
+        for other in linked:
+            party = self.party(other)
+            if party is not None and other != silent:
+                party.notify(Notice("link", path, id_, reason, -1, 0, node))
+                self.show_relations(party.id)
+                self.enforce(party, reason)
+
+    def show_relations(self, id_: int) -> None:
+        """Write whom a process is linked to and whom it monitors."""
+        if id_ in self.children:
+            links, monitors = self.relations.linked(id_), self.relations.monitors(id_)
+            self.dir.set_relations(id_, [*map(self.name_for_people, links)], [*map(self.name_for_people, monitors)])
+
+    def name_for_people(self, id_: int) -> str:
+        """The path and id of whoever has an id."""
+        someone = self.party(id_) or self.supervisions.get(id_)
+        return f"{someone.path} #{id_}" if someone is not None else f"#{id_}"
+
+    def party(self, id_: int) -> Party | None:
+        """A living process, or a client from outside."""
+        return self.children.get(id_) or self.guests.get(id_)
+
+    def guest_left(self, guest: Guest) -> None:
+        """A client, or a process of another node, is gone."""
+        reason = guest.reason if guest.reason is not None else reasons.NOCONNECTION
+        # To others it is who it is in its own node.
+        self._tell(self.relations.died(guest.id), guest.sender_id, guest.sender_path, reason, node=guest.node)
+        self.guests.pop(guest.id, None)
+
+    def enforce(self, party: Party, reason: object) -> None:
+        """A process that does not trap exits dies of a signal, even one that is stuck and cannot hear it."""
+        if isinstance(party, Child) and not party.traps and reason != reasons.NORMAL:
+            self.tasks.start_soon(self._enforce, party, reason)
+
+    async def _enforce(self, child: Child, reason: object) -> None:
+        if not await self.until(lambda: bool(child.record or child.words or child.traps), _OBEY_S):
+            self.condemn(child, reason)
+
+    def condemn(self, child: Child, reason: object) -> None:
+        """SIGKILL a process; `reason` is what it dies of."""
+        if child.condemned is None:
+            child.condemned = reason
+        self._free_names(child)
+        self._signal(child, signal.SIGKILL)
+
+    def _read_what_it_said(self, child: Child, control: Connection) -> None:
         # Of a dead child this is all it ever sent; a grandchild that holds the socket open only hides the end.
         try:
             while not control.closed:
-                for frame in control.receive_now():
-                    self._note(child, frame)
+                child.unnoted.extend(control.receive_now())
         except (BlockingIOError, EOFError, ProtocolError):
             pass
+        self._note_all(child)
+
+    def _note_all(self, child: Child) -> None:
+        # One by one from a queue: noting a question may find the child dead, and then its last words come first.
+        while child.unnoted:
+            self._note(child, child.unnoted.popleft())
 
     # --- stopping
 
-    async def _stop_all(self) -> None:
-        self._stopping = True
-        if self._zygote is not None:
-            self._zygote.kill()  # so that it dies meanwhile
-        for child in reversed(list(self._current.values())):
-            if child.record is None:
-                child.stopping = True
-                await self._stop(child)
-        await self._until(lambda: all(child.record for child in self._current.values()), _FAREWELL_S)
-        for child in self._current.values():
-            if child.record is None:
-                await self._kill(child)
+    def ask_to_stop(self) -> None:
+        """Stop the node in order."""
+        self.stop_asked = self.stopping = True
+        self._forks.kill()  # so that they die meanwhile
+        self.top.ask_to_stop(reasons.SHUTDOWN)
 
-    async def _stop(self, child: _Child) -> None:
-        """Ask a child to end, and wait for its last words, after which nothing of its author's runs; else kill it."""
-        if child.ready and child.spec.shutdown_s > 0:
-            child.send(message.STOP)
-            if await self._until(lambda: bool(child.record or child.words), child.spec.shutdown_s):
+    async def _stop_loose(self) -> None:
+        """Whoever is left has no supervisor, or outlived it."""
+        self.stopping = True
+        for child in self.children.values():
+            child.stopping = True
+            child.send(message.encode(message.STOP))
+        await self.until(lambda: not self.children, _LOOSE_S)
+        for child in list(self.children.values()):
+            self.condemn(child, reasons.KILLED)
+        if not await self.until(lambda: not self.children, _KILL_S):
+            left = ", ".join(f"{child.path} (pid {child.pid})" for child in self.children.values())
+            process.complain(f"these survive SIGKILL: {left}")
+
+    async def stop(self, child: Child) -> None:
+        """Ask a process to end, and wait for its last words and its end; else kill it."""
+        if child.ready and child.plan.shutdown_s > 0:
+            child.send(message.encode(message.STOP))
+            if await self.until(lambda: bool(child.record or child.words), child.plan.shutdown_s):
+                if not await self.until(lambda: child.record is not None, _FAREWELL_S):
+                    await self.kill(child)
                 return
-        await self._kill(child)
+        await self.kill(child)
 
-    async def _kill(self, child: _Child) -> None:
+    async def kill(self, child: Child) -> None:
+        """SIGKILL a process, and wait until it is gone."""
         self._signal(child, signal.SIGKILL)
-        if child.pid is None and child.control is not None:
-            child.control.close()  # its lifeline
-        if not await self._until(lambda: child.record is not None, _KILL_S):
+        if child.pid is None and child.connection is not None:
+            child.connection.close()  # its lifeline
+        if not await self.until(lambda: child.record is not None, _KILL_S):
             process.complain(f"{child.path} (pid {child.pid}) survives SIGKILL")
 
-    def _signal(self, child: _Child, number: signal.Signals) -> None:
+    def _signal(self, child: Child, number: signal.Signals) -> None:
         # Only this process reaps its children, so the pid of one that is not buried is still its own.
         if child.pid is not None and child.record is None:
             try:
@@ -367,18 +451,14 @@ class Root:
             except ProcessLookupError:  # never its child: the pid came from another namespace
                 pass
 
-    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        with anyio.move_on_after(timeout_s):
-            while not condition():
-                await self._changes.wait()
-        return condition()
+    def quit(self, child: Child) -> None:
+        """Have a process write down its stacks."""
+        self._signal(child, signal.SIGQUIT)
 
     def end(self) -> None:
         """After the loop: nothing of the node may be left."""
-        if self._zygote is not None:
-            self._zygote.kill()
-            process.reap(self._zygote.pid)
-        left = process.kill_all_children(_KILL_S)
+        self._forks.kill()
+        left = process.kill_all_children(_KILL_S, self._foreign)
         if left:
             process.complain(f"these survive SIGKILL: {left}")
         self.dir.close()
@@ -386,10 +466,14 @@ class Root:
     async def _obey_signals(self, signals: AsyncIterator[signal.Signals]) -> None:
         async for number in signals:
             if number == signal.SIGCHLD:
-                self._reap()
+                self.reap()
             else:
-                self._stop_asked = True
-                self._changes.notify()
+                self.ask_to_stop()
+
+    async def _beat(self, pulse: Pulse, every_s: float) -> None:
+        while True:
+            pulse.beat()
+            await anyio.sleep(every_s)
 
     async def _hold(self, lifeline: socket.socket) -> None:
         """Stop when whoever started this node has gone."""
@@ -397,89 +481,19 @@ class Root:
             await anyio.wait_readable(lifeline)
             if not lifeline.recv(4096):
                 break
-        self._stop_asked = True
-        self._changes.notify()
+        self.ask_to_stop()
 
-    # --- questions
+    # --- what others see
 
-    async def _attend(self, connection: Connection) -> None:
-        places = anyio.Semaphore(_QUESTIONS_MAX)
-        while True:
-            for frame in await connection.receive():
-                if frame.kind != message.CALL:
-                    raise ProtocolError(f"a client sent a frame of kind {frame.kind}")
-                await places.acquire()
-                self._tasks.start_soon(self._answer, connection, frame, places)
+    def show(self, id_: int, state: str) -> None:
+        """Write a supervisor's state."""
+        if id_ != ROOT_ID:
+            self.dir.set_state(id_, state)
 
-    async def _answer(self, connection: Connection, frame: message.Frame, places: anyio.Semaphore) -> None:
-        method = "?"
-        try:
-            method, args, kwargs = message.decode(frame.body)
-            if method not in self._handlers:
-                raise NoSuchMethod("(root)", str(method), tuple(self._handlers))
-            value = self._handlers[method](*args, **kwargs)
-            if hasattr(value, "__await__"):
-                value = await value
-            answer = message.encode_result(frame.request, "(root)", method, value)
-        except Exception as error:  # a client's mistake, or an answer like NoSuchActor: it is the client's to see
-            answer = message.encode_failure(frame.request, error, "")
-        finally:
-            places.release()
-        try:
-            connection.post(answer)
-        except BrokenConnectionError:  # who asked is gone
-            pass
-
-    def _whereis(self, name: str) -> tuple[str, int]:
-        self._look()
-        entry = self._registry.whereis(name)
-        return entry.path, entry.id
-
-    def _processes(self) -> list[ProcessInfo]:
-        self._look()
-        found = []
-        for spec in self.tree.children:
-            child, path = self._current.get(spec.id), f"{self.tree.name}/{spec.id}"
-            restarts = self._restarts[spec.id]
-            if child is None or child.record is not None:
-                found.append(ProcessInfo(path, 0, None, "exited", restarts, spec.name))
-            else:
-                found.append(ProcessInfo(path, child.id, child.pid, child.state, restarts, spec.name))
-        return found
-
-    async def _wait_quiet(self, timeout_s: float) -> bool:
-        self._look()
-        return await self._until(self._is_quiet, timeout_s)
-
-    def _is_quiet(self) -> bool:
-        def runs(child: _Child) -> bool:
-            return child.state == "running" and not child.words and not (child.pid and process.is_dying(child.pid))
-
-        return self._running and not self._ended and all(runs(child) for child in self._current.values())
-
-    def _exits_of(self, path: str) -> list[ExitRecord]:
-        self._look()
-        return list(self._exits.get(path, ()))
-
-    async def _reason(self, id_: int, timeout_s: float) -> str:
-        self._look()
-
-        def known() -> str:
-            return next((end.reason for ends in self._exits.values() for end in ends if end.id == id_), "")
-
-        await self._until(lambda: bool(known()), timeout_s)
-        return known()
-
-    def _stop_when_asked(self) -> None:
-        self._stop_asked = True
-        self._changes.notify()
+    def runs(self, child: Child) -> bool:
+        """Whether a process is ready, and no death of it is under way."""
+        return child.state == "running" and not child.words and not (child.pid and process.is_dying(child.pid))
 
 
-def _unborn(child: _Child, reason: str) -> ExitRecord:
-    return ExitRecord(child.path, child.id, None, reason, "", "", 0.0, False)
-
-
-def _spec_text(spec: ChildSpec) -> str:
-    actor = f"{spec.actor.__module__}:{spec.actor.__qualname__}"
-    lines = (f"actor {actor}", f"name {spec.name or '-'}", f"restart {spec.restart}", f"shutdown_s {spec.shutdown_s:g}")
-    return "\n".join(lines) + "\n"
+def _is_error(reason: object) -> bool:
+    return isinstance(reason, str) and reason.startswith("error")

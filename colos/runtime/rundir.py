@@ -17,14 +17,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from colos.runtime import process
+from colos.runtime import process, reasons
 from colos.runtime.process import Death
+from colos.runtime.supervisor import Plan
 
 STATES: Final = ("starting", "running", "stopping", "exited")
 KEEP_EXITED: Final = 3
@@ -58,7 +60,7 @@ def write(path: str, text: str) -> bool:
 def write_new(path: str, text: str) -> bool:
     """Write a file that nobody reads yet; False if that failed."""
     try:
-        _put(path, text.encode(errors="backslashreplace"), os.O_WRONLY | os.O_CREAT)
+        _put(path, text.encode(errors="backslashreplace"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         return True
     except OSError:  # a view only, see above
         return False
@@ -92,6 +94,27 @@ def tail(path: str, limit_bytes: int = STDERR_TAIL_BYTES) -> str:
         return ""
 
 
+def base_directory() -> str:
+    """Where nodes' run directories are, made where missing.
+
+    $COLOS_RUN, else $XDG_RUNTIME_DIR/colos, else one in /dev/shm, where there is one (in memory, files cost
+    a tenth), else one in the temporary directory.
+    """
+    base = os.environ.get("COLOS_RUN")
+    if not base and (runtime_dir := os.environ.get("XDG_RUNTIME_DIR")):
+        base = f"{runtime_dir}/colos"
+    if not base:
+        memory = os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK)
+        base = f"{'/dev/shm' if memory else tempfile.gettempdir()}/colos-{os.getuid()}"
+    os.makedirs(base, mode=0o700, exist_ok=True)
+    return base
+
+
+def node_directory(node: str) -> str:
+    """The run directory of a node, given by name; a path (with a "/") is one already."""
+    return node if "/" in node else f"{base_directory()}/{node}"
+
+
 @dataclass(frozen=True, slots=True)
 class ActorEntry:
     """The newest incarnation of one path, as its files say.  `pid` is None until it is known."""
@@ -104,28 +127,29 @@ class ActorEntry:
 
 
 def read_actors(run_dir: str) -> list[ActorEntry]:
-    """The node's actors in start order of their paths, while it may be changing.
+    """The node's processes, not its supervisors, in start order of their paths, while it may be changing.
 
     Pids are those of the node's pid namespace.  Whoever reads decides what an entry's age means:
     a process that was killed a moment ago may still be called running.
     """
     newest: dict[str, ActorEntry] = {}
-    for id_, directory in _incarnations(run_dir):
-        path = _read(f"{directory}/path")
-        if path:  # else: just being made or removed
-            pid, restarts = _read(f"{directory}/pid"), _read(f"{directory}/restarts")
+    for id_, directory in incarnations(run_dir):
+        path = read_text(f"{directory}/path")
+        if path and not read_text(f"{directory}/spec").startswith("kind supervisor"):  # no path: being made or removed
+            pid, restarts = read_text(f"{directory}/pid"), read_text(f"{directory}/restarts")
             entry = ActorEntry(
                 id_,
                 path,
                 int(pid) if pid.isdigit() else None,
-                _read(f"{directory}/state") or "starting",
+                read_text(f"{directory}/state") or "starting",
                 int(restarts) if restarts.isdigit() else 0,
             )
             newest[path] = entry
     return list(newest.values())
 
 
-def _incarnations(run_dir: str) -> list[tuple[int, str]]:
+def incarnations(run_dir: str) -> list[tuple[int, str]]:
+    """The ids and directories of all that are kept, oldest first."""
     try:
         names = os.listdir(f"{run_dir}/actors")
     except FileNotFoundError:
@@ -133,7 +157,8 @@ def _incarnations(run_dir: str) -> list[tuple[int, str]]:
     return sorted((int(name), f"{run_dir}/actors/{name}") for name in names if name.isdigit())
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """What a small file says; empty if it is not there."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
@@ -148,18 +173,27 @@ class ExitRecord:
     path: str
     id: int
     pid: int | None
-    reason: str
+    reason: object
     traceback: str
     stderr: str
     ran_s: float
     was_ready: bool
+    report: str = ""
+    """What it was doing: its mailbox, its last messages."""
+
+    @classmethod
+    def unborn(cls, path: str, reason: object) -> ExitRecord:
+        """Of what could not even be begun."""
+        return cls(path, 0, None, reason, "", "", 0.0, False)
 
 
 def exit_text(record: ExitRecord, death: Death | None) -> str:
     """The `exit` file: the reason in the first line, then what helps to understand it."""
-    parts = [record.reason + "\n"]
+    parts = [reasons.text(record.reason) + "\n"]
     if record.traceback:
         parts.append(record.traceback.rstrip() + "\n")
+    if record.report:
+        parts.append(record.report + "\n")
     if record.stderr.strip():
         parts.append(f"its output ends:\n{record.stderr.rstrip()}\n")
     usage = f"pid {record.pid}, ran {record.ran_s:.3f} s"
@@ -167,6 +201,14 @@ def exit_text(record: ExitRecord, death: Death | None) -> str:
         usage += f", user {death.user_s:.3f} s, system {death.system_s:.3f} s, at most {death.rss_kib_max} KiB resident"
     parts.append(usage + "\n")
     return "\n".join(parts)
+
+
+def _spec_text(plan: Plan) -> str:
+    lines = [f"kind {plan.kind}", f"actor {plan.label}", f"name {plan.name or '-'}", f"restart {plan.restart}"]
+    lines.append(f"shutdown_s {plan.shutdown_s:g}")
+    if plan.heartbeat_s is not None:
+        lines.append(f"heartbeat_s {plan.heartbeat_s:g}")
+    return "\n".join(lines) + "\n"
 
 
 class RunDirectory:
@@ -183,7 +225,7 @@ class RunDirectory:
 
         Ids go on from where the dead node's ended, so that a reference into it finds nobody.
         """
-        before = _incarnations(self.path)
+        before = incarnations(self.path)
         if before:
             self._next_id = before[-1][0] + 1
             shutil.rmtree(f"{self.path}/actors")
@@ -199,7 +241,11 @@ class RunDirectory:
         """The directory of one incarnation."""
         return f"{self.path}/actors/{id_}"
 
-    def add_actor(self, path: str, parent: str, spec: str, restarts: int) -> int:
+    def next_id(self) -> int:
+        """The id that the next incarnation will have."""
+        return self._next_id
+
+    def add_actor(self, path: str, parent: str, plan: Plan, restarts: int) -> int:
         """Make the directory of a new incarnation; its id.  Raises OSError if there can be none."""
         id_ = self._next_id
         directory = self.actor(id_)
@@ -208,7 +254,7 @@ class RunDirectory:
         with self._counting():
             self._count(write_new(f"{directory}/path", f"{path}\n"))
             self._count(write_new(f"{directory}/parent", f"{parent}\n"))
-            self._count(write_new(f"{directory}/spec", spec))
+            self._count(write_new(f"{directory}/spec", _spec_text(plan)))
             self._count(write_new(f"{directory}/restarts", f"{restarts}\n"))
             self._count(write_new(f"{directory}/state", "starting\n"))
         return id_
@@ -217,6 +263,19 @@ class RunDirectory:
         """Say which process an incarnation is; `start_time` in clock ticks after boot."""
         self._count(write_new(f"{self.actor(id_)}/start_time", f"{start_time}\n"))
         self._count(write_new(f"{self.actor(id_)}/pid", f"{pid}\n"))
+
+    def set_state(self, id_: int, state: str) -> None:
+        """Write the state of what has no process of its own to write it."""
+        self._count(write(f"{self.actor(id_)}/state", f"{state}\n"))
+
+    def set_relations(self, id_: int, links: list[str], monitors: list[str]) -> None:
+        """Write whom a process is linked to and whom it monitors, one a line; no file: nobody."""
+        for name, others in (("links", links), ("monitors", monitors)):
+            path = f"{self.actor(id_)}/{name}"
+            if others:
+                self._count(write(path, "\n".join(others) + "\n"))
+            else:
+                remove_file(path)
 
     def set_exit(self, id_: int, path: str, text: str) -> None:
         """Write an incarnation's end, and forget the oldest beyond KEEP_EXITED of its path."""

@@ -15,14 +15,14 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from colos.runtime import process
-from colos.runtime.message import Frame, Parser, ProtocolError
+from colos.runtime.message import Frame, Parser, Parts, ProtocolError
 
-T = TypeVar("T")
 Spawn = Callable[..., object]
 """Starts a background task, as an anyio task group's `start_soon` does."""
 
@@ -33,6 +33,10 @@ REPLY_BYTES_MAX: Final = 128 << 20
 """A client that lets more than this pile up in answers is cut off: it must not stop the actor."""
 _READ_BYTES: Final = 256 << 10
 _BACKLOG: Final = 128
+_PARTS_MAX: Final = 1024
+"""Linux's IOV_MAX: what one system call takes."""
+_READS_IN_A_ROW: Final = 8
+_PEEK_BYTES: Final = 4096
 _ADDRESS_BYTES_MAX: Final = 100
 _PAUSE_S: Final = (0.02, 0.5)
 """How long accepting pauses when there is no descriptor left: at first, and at most."""
@@ -106,13 +110,12 @@ def _same_user(connection: socket.socket) -> bool:
 class Connection:
     """A framed stream over a connected non-blocking socket.
 
-    One task receives; any task posts.  `taken` is the request number of the last message from the
-    other side that was acted upon (0: none yet).
+    One task receives; any task posts.  `posted` counts the frames handed over.
     """
 
     def __init__(self, connected: socket.socket, spawn: Spawn, outbox_bytes_max: int = REPLY_BYTES_MAX) -> None:
         connected.setblocking(False)
-        self.taken = 0
+        self.posted = 0
         self.closed = False
         self._socket = connected
         self._spawn = spawn
@@ -121,31 +124,36 @@ class Connection:
         self._outbox_bytes = 0
         self._outbox_bytes_max = outbox_bytes_max
         self._flushing = False
+        self._reads = 0
         self._moved = anyio.Event()
 
-    def post(self, frame: bytes) -> None:
+    def post(self, frame: bytes | Parts) -> None:
         """Hand over a frame, which is then on its way; never waits.  Raises BrokenConnectionError."""
         if self.closed:
             raise BrokenConnectionError
-        sent = 0
-        if not self._outbox:
-            sent = self._try_send(memoryview(frame))
-            if sent == len(frame):
-                return
-        if self._outbox_bytes > self._outbox_bytes_max:
-            self.close()
-            raise BrokenConnectionError
-        self._enqueue(memoryview(frame)[sent:])
+        self.posted += 1
+        parts: Parts = (frame,) if isinstance(frame, bytes) else frame
+        if self._outbox:
+            if self._outbox_bytes > self._outbox_bytes_max:
+                self.close()
+                raise BrokenConnectionError
+            self._enqueue(parts, 0)
+            return
+        sent = self._try_send(parts)
+        if len(parts) > 1 or sent < len(parts[0]):
+            self._enqueue(parts, sent)
 
-    def post_now(self, frame: bytes) -> bool:
+    def post_now(self, frame: bytes | Parts) -> bool:
         """Hand over a frame if the kernel takes some of it at once; else False, and nothing was sent."""
         if self.closed:
             raise BrokenConnectionError
         if self._outbox:
             return False
-        sent = self._try_send(memoryview(frame))
-        if 0 < sent < len(frame):
-            self._enqueue(memoryview(frame)[sent:])
+        parts: Parts = (frame,) if isinstance(frame, bytes) else frame
+        sent = self._try_send(parts)
+        if sent:
+            self.posted += 1
+            self._enqueue(parts, sent)
         return sent > 0
 
     async def room(self) -> None:
@@ -158,19 +166,35 @@ class Connection:
         while self._outbox and not self.closed:
             await self._moved.wait()
 
-    def _try_send(self, data: memoryview) -> int:
+    @property
+    def full(self) -> bool:
+        """Whether a sender should wait for `room()`."""
+        return self._outbox_bytes > OUTBOX_BYTES_MAX
+
+    def _try_send(self, parts: Parts) -> int:
         try:
-            return self._socket.send(data)
+            if len(parts) == 1:
+                return self._socket.send(parts[0])
+            return self._socket.sendmsg(parts[:_PARTS_MAX])
         except BlockingIOError:
             return 0
         except OSError as error:
             self.close_sending()
             raise BrokenConnectionError from error
 
-    def _enqueue(self, rest: memoryview) -> None:
-        self._outbox.append(rest)
-        self._outbox_bytes += len(rest)
-        if not self._flushing:
+    def _enqueue(self, parts: Parts, sent: int) -> None:
+        """Keep what the kernel has not taken of a frame."""
+        for part in parts:
+            if sent >= len(part):
+                sent -= len(part)
+                continue
+            rest = memoryview(part)[sent:]
+            if not rest.readonly:  # its author goes on with it, and what was posted must not change
+                rest = memoryview(bytes(rest))
+            sent = 0
+            self._outbox.append(rest)
+            self._outbox_bytes += len(rest)
+        if self._outbox and not self._flushing:
             self._flushing = True
             self._spawn(self._flush)
 
@@ -178,7 +202,7 @@ class Connection:
         try:
             while self._outbox and not self.closed:
                 first = self._outbox[0]
-                sent = self._try_send(first)
+                sent = self._try_send((first,))
                 if sent == 0:
                     await anyio.wait_writable(self._socket)
                     continue
@@ -207,6 +231,9 @@ class Connection:
     async def receive(self) -> list[Frame]:
         """The next frames, one at least.  Raises EOFError at the end, ProtocolError on garbage."""
         while not self.closed:
+            self._reads += 1
+            if self._reads % _READS_IN_A_ROW == 0:
+                await anyio.lowlevel.checkpoint()  # whoever sends without end must not have this process to himself
             try:
                 frames = self.receive_now()
             except BlockingIOError:
@@ -221,7 +248,13 @@ class Connection:
 
     def receive_now(self) -> list[Frame]:
         """One read's worth of frames, perhaps none yet.  BlockingIOError: nothing to read; EOFError: the end."""
+        room = self._parser.pending()
         try:
+            if room is not None:
+                count = self._socket.recv_into(room)
+                if count:
+                    return self._parser.filled(count)
+                raise EOFError
             data = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
             raise
@@ -232,6 +265,13 @@ class Connection:
             raise EOFError
         return self._parser.feed(data)
 
+    def peek(self) -> bytes:
+        """What comes next, left where it is; empty if nothing is here yet, or it has ended."""
+        try:
+            return self._socket.recv(_PEEK_BYTES, socket.MSG_PEEK)
+        except OSError:  # nothing to read, or its end: who receives meets it
+            return b""
+
     def close(self) -> None:
         """Close at once; tasks that wait on this connection are told."""
         if self.closed:
@@ -240,6 +280,13 @@ class Connection:
         self.close_sending()
         anyio.notify_closing(self._socket)
         self._socket.close()
+
+    def detach(self) -> socket.socket:
+        """Give the socket away, still open; this connection is then a closed one."""
+        self.closed = True
+        self.close_sending()
+        anyio.notify_closing(self._socket)
+        return socket.socket(fileno=self._socket.detach())
 
     def close_after_fork(self) -> None:
         """Drop the descriptor in a process forked from this one, where no event loop may be touched."""
@@ -253,10 +300,18 @@ class Listener:
     listening socket stays readable, so without a pause this would spin.
     """
 
-    def __init__(self, listening: socket.socket, spawn: Spawn, serve: Callable[[Connection], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        spawn: Spawn,
+        serve: Callable[[Connection], Awaitable[None]],
+        accepted: Callable[[Connection], None] | None = None,
+    ) -> None:
+        """`serve` is a task for each connection; `accepted`, called at once, sees it first."""
         self._socket = listening
         self._spawn = spawn
         self._serve = serve
+        self._accepted = accepted
 
     async def run(self) -> None:
         """Accept until cancelled."""
@@ -276,10 +331,24 @@ class Listener:
                 pause_s = min(2 * pause_s, _PAUSE_S[1])
                 continue
             pause_s = _PAUSE_S[0]
-            if not _same_user(accepted):
-                accepted.close()
-                continue
-            self._spawn(self._attend, Connection(accepted, self._spawn))
+            self._take(accepted)
+
+    def accept_now(self) -> None:
+        """Take in who has connected by now; what a dead process sent may still wait there."""
+        try:
+            while True:
+                self._take(self._socket.accept()[0])
+        except OSError:  # nobody else waits, or no descriptor is left: then it waits on
+            pass
+
+    def _take(self, accepted: socket.socket) -> None:
+        if _same_user(accepted):
+            connection = Connection(accepted, self._spawn)
+            self._spawn(self._attend, connection)
+            if self._accepted is not None:
+                self._accepted(connection)
+        else:
+            accepted.close()
 
     async def _attend(self, connection: Connection) -> None:
         try:
@@ -292,46 +361,7 @@ class Listener:
             connection.close()
 
 
-# --- mailboxes ---------------------------------------------------------------------------
-
-
-class Mailbox(Generic[T]):
-    """A bounded queue with one reader.  Who puts waits while it is full."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._items: deque[T] = deque()
-        self._closed = False
-        self._filled = anyio.Event()
-        self._drained = anyio.Event()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    async def put(self, item: T) -> None:
-        """Append, after waiting for room."""
-        while len(self._items) >= self.limit:
-            await self._drained.wait()
-        self._items.append(item)
-        self._filled.set()
-
-    async def get(self) -> T | None:
-        """The oldest item, after waiting for one; None from the moment it is closed."""
-        while not self._items and not self._closed:
-            self._filled = anyio.Event()
-            await self._filled.wait()
-        if self._closed:
-            return None
-        item = self._items.popleft()
-        if len(self._items) == self.limit - 1:
-            drained, self._drained = self._drained, anyio.Event()
-            drained.set()
-        return item
-
-    def close(self) -> None:
-        """Give out nothing more, whatever is still in it; its reader is woken."""
-        self._closed = True
-        self._filled.set()
+# --- waiting -----------------------------------------------------------------------------
 
 
 class Changes:

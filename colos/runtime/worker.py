@@ -1,317 +1,298 @@
-"""An actor process from its first breath to its last words."""
+"""A process of a node from its first breath to its last words."""
 
 from __future__ import annotations
 
-import faulthandler
-import io
+import functools
 import os
 import pickle
 import socket
-import sys
-import traceback
+from collections import deque
 from typing import Any, Final, NoReturn
 
 import anyio
 
-from colos.errors import NoSuchMethod, RuntimeFailure
-from colos.runtime import actor as actor_module
-from colos.runtime import message, process, rundir, transport
-from colos.runtime.actor import Actor, ActorRef, Here, Switchboard
-from colos.runtime.message import Frame
-from colos.runtime.supervisor import ChildSpec
-from colos.runtime.transport import BrokenConnectionError, Connection, Listener, Mailbox
+from colos.runtime import behaviour, here, message, refs, rundir, streams, transport
+from colos.runtime.callers import Callers
+from colos.runtime.decisions import is_abnormal
+from colos.runtime.here import Down, ExitSignal, Monitor
+from colos.runtime.mailbox import Letter, Mailbox
+from colos.runtime.message import Notice
+from colos.runtime.reasons import NOCONNECTION, NORMAL, SHUTDOWN, text
+from colos.runtime.refs import ActorRef
+from colos.runtime.stats import Stats
+from colos.runtime.supervisor import Plan
+from colos.runtime.switchboard import Switchboard
+from colos.runtime.trace import Tracer, request_text
+from colos.runtime.transport import BrokenConnectionError, Connection
 
 _FAREWELL_S: Final = 1.0
 """How long answers and goodbyes may take to leave at the end: a client that does not read loses them."""
-_TEXT_MAX: Final = 64 << 10
+_LETTERS_KEPT: Final = 5
+_MAILBOX_LIMIT: Final = 1000
+"""A plain process's; an actor's class says its own."""
 
 
-def describe(error: BaseException) -> str:
-    """An exit reason: `error: ValueError: no such account`, in one line."""
-    text = " ".join(str(error).split())
-    return f"error: {type(error).__name__}{': ' if text else ''}{text[:1000]}"
-
-
-def last_words(reason: str, trace: str) -> bytes:
-    """The EXIT frame."""
-    return message.encode(message.EXIT, 0, pickle.dumps((reason, trace[-_TEXT_MAX:]), 5))
-
-
-def say_last_words(control: socket.socket, reason: str, trace: str) -> None:
-    """Tell the supervisor, outside an event loop, why this process ends."""
+def say_last_words(control: socket.socket, reason: object, trace: str) -> None:
+    """Tell the root, outside an event loop, why this process ends."""
     try:
         control.setblocking(True)
         control.settimeout(_FAREWELL_S)
-        control.sendall(last_words(reason, trace))
+        control.sendall(message.encode_last_words(reason, trace))
     except OSError:  # it is gone, or does not listen; the wait status must do
         pass
 
 
-def run(spec: ChildSpec, path: str, id_: int, run_dir: str, control: socket.socket, backend: str) -> NoReturn:
-    """Be this actor until its end; `control` is the socket to its supervisor, and its lifeline."""
+def run(plan: Plan | None, path: str, id_: int, run_dir: str, control: socket.socket, backend: str) -> NoReturn:
+    """Be this process until its end; `control` is the socket to its root, and its lifeline.
+
+    Without a `plan`, the root says what it is for when it says GO.
+    """
     directory = f"{run_dir}/actors/{id_}"
-    _open_log(f"{directory}/log")
+    streams.open_log(f"{directory}/log")
     listening = transport.listen(directory)
-    worker = _Worker(spec, path, id_, run_dir, control, listening)
-    anyio.run(worker.main, backend=backend)
-    raise AssertionError("an actor's main loop ends only with its process")
+    anyio.run(Worker(plan, path, id_, run_dir, control, listening).main, backend=backend)
+    raise AssertionError("a process's main loop ends only with the process")
 
 
-class _LogWriter(io.RawIOBase):
-    """Unbuffered standard output.  What a full disk does not take is lost: a print must not end an actor."""
+class Worker:
+    """The process itself: what `here.here()` is."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    plan: Plan
+    board: Switchboard
+    mailbox: Mailbox
+    callers: Callers
 
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def write(self, data: object, /) -> int:
-        view = memoryview(data).cast("B")  # type: ignore[arg-type]
-        try:
-            os.write(self._descriptor, view)
-        except OSError:  # see the class
-            pass
-        return len(view)
-
-
-class _NoInput(io.RawIOBase):
-    """An actor's standard input, which is /dev/null: always at its end."""
-
-    def readable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return 0
-
-    def readinto(self, buffer: object, /) -> int:
-        return 0
-
-
-_streams: list[Any] = []
-"""An actor's stdin, stdout and stderr, made before it is forked."""
-_inherited: list[object] = []
-"""The streams of the process this was forked from: kept, so that what they hold is not written twice."""
-
-
-def prepare_streams() -> None:
-    """Make the objects that will be every actor's standard streams; they open nothing."""
-    faulthandler.enable(file=2)  # SIGSEGV and the like leave a traceback in whatever is stderr then
-    if not _streams:
-        # TextIOWrapper takes a raw stream, as `python -u` does, but is not typed so.
-        raw: tuple[Any, Any] = (_LogWriter(1), _LogWriter(2))
-        _streams.append(io.TextIOWrapper(io.BufferedReader(_NoInput()), "utf-8"))
-        _streams.extend(io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True) for stream in raw)
-
-
-def _open_log(path: str) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    except OSError:  # no room for a log: the actor can do without
-        log = null
-    os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    for descriptor in {null, log}:
-        if descriptor > 2:
-            os.close(descriptor)
-    _inherited.extend((sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__))
-    sys.stdin, sys.stdout, sys.stderr = _streams
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = _streams  # type: ignore[misc]
-
-
-class _Worker:
     def __init__(
-        self, spec: ChildSpec, path: str, id_: int, run_dir: str, control: socket.socket, listening: socket.socket
+        self, plan: Plan | None, path: str, id_: int, run_dir: str, control: socket.socket, listening: socket.socket
     ) -> None:
-        self._spec = spec
-        self._path = path
-        self._id = id_
+        if plan is not None:
+            self.plan = plan
+        self.ref = ActorRef(path, id_, run_dir)
+        self.ancestors: tuple[ActorRef, ...] = ()
+        self.traps = False
+        self.monitors: dict[int, Monitor] = {}
+        self.author: Any = None
+        self.stop_reason: object = ""
+        self.latest: deque[Letter] = deque(maxlen=_LETTERS_KEPT)
+        """The last messages that were acted upon, for the crash report."""
+        self.tracer = Tracer()
+        self.stats = Stats(f"{run_dir}/actors/{id_}/stats")
         self._run_dir = run_dir
         self._control_socket = control
         self._listening = listening
-        self._allowed = actor_module.public_methods(spec.actor)
-        self._mailbox: Mailbox[tuple[Connection, Frame]] = Mailbox(spec.actor.mailbox_limit)
-        self._connections: set[Connection] = set()
-        self._stop_reason = ""
-        self._words = ("normal", "")
+        self._extra: bytes | None = None
+        self._death: tuple[object, str] | None = None
 
     async def main(self) -> None:
+        """Everything, in order."""
         async with anyio.create_task_group() as tasks:
-            self._spawn = spawn = tasks.start_soon
+            self.spawn = spawn = tasks.start_soon
             self._go = anyio.Event()
+            self._life = anyio.CancelScope()
             self._control = Connection(self._control_socket, spawn)
-            self._board = Switchboard(self._run_dir, spawn, self._id)
-            ref = ActorRef(self._path, self._id, self._board)
-            actor_module.be_here(Here(ref, self._board, self._stop_by_itself))
+            ref = self.ref
+            self.board = Switchboard(self._run_dir, spawn, own=ref, root=self._control, tracer=self.tracer)
+            self.board.on_notice = self._on_notice
+            self.board.on_lost = self._on_lost
+            self.ref = ActorRef(ref.path, ref.id, ref.node, self.board)
+            refs.bind(self.board)
+            here.be_here(self)
+            self.mailbox = Mailbox(_MAILBOX_LIMIT)
+            self.callers = self.board.callers = Callers(self._listening, spawn, self.mailbox, self.tracer)
             os.register_at_fork(after_in_child=self._close_after_fork)
             spawn(self._obey)
             self._control.post(message.encode(message.HELLO, 0, b"%d" % os.getpid()))
             await self._go.wait()
-            spawn(Listener(self._listening, spawn, self._attend).run)
-            await self._live()
-            await self._farewell()
+            words = await self._live()
+            await self._farewell(*(self._death or words))
 
-    # --- the supervisor
+    async def _live(self) -> tuple[object, str]:
+        """Do what this process is for; the reason of its end, and a traceback."""
+        words: tuple[object, str] = (NORMAL, "")
+        with self._life:
+            try:
+                target, args, kwargs = self._what_to_run()
+                self.mailbox.limit = getattr(target, "mailbox_limit", _MAILBOX_LIMIT)
+                self.mailbox.overflow = getattr(target, "mailbox_overflow", "wait")
+                if self.plan.kind == "actor":
+                    self.callers.stats = self.stats
+                self.spawn(self.callers.run)
+                if self.plan.heartbeat_s is not None:
+                    self.spawn(self._beat, self.plan.heartbeat_s / 4)
+                words = await behaviour.RUN[self.plan.kind](self, target, args, kwargs)
+            except (Exception, SystemExit) as error:
+                words = behaviour.reason_of(error)
+        return words
+
+    def _what_to_run(self) -> tuple[Any, tuple[object, ...], dict[str, object]]:
+        plan = self.plan
+        target, args, kwargs = plan.target, plan.args, dict(plan.kwargs)
+        if plan.payload is not None:
+            target, args, kwargs = Plan.unpack(plan.payload)
+        if self._extra is not None:  # what start_child gave beyond a dynamic supervisor's template
+            more_args, more_kwargs = pickle.loads(self._extra)
+            args, kwargs = (*args, *more_args), {**kwargs, **more_kwargs}
+        return target, args, kwargs
+
+    async def _beat(self, every_s: float) -> None:
+        while True:
+            self.stats.beat()
+            await anyio.sleep(every_s)
+
+    # --- the root
 
     async def _obey(self) -> None:
         try:
             while True:
                 for frame in await self._control.receive():
                     if frame.kind == message.GO:
+                        ancestors, plan, self._extra = message.decode(frame)
+                        self.plan = plan or self.plan
+                        self.ancestors = tuple(self.board.ref(path, id_) for path, id_ in ancestors)
                         self._go.set()
                     elif frame.kind == message.STOP:
-                        self._ask_to_stop("shutdown")
-        except EOFError:
+                        self._asked_to_stop()
+                    else:
+                        self.board.root_peer.take(frame)
+        except (EOFError, message.ProtocolError):
             os._exit(1)  # the lifeline: nobody is left who could restart, stop or reap this process
 
-    def _ask_to_stop(self, reason: str) -> None:
-        self._stop_reason = self._stop_reason or reason
-        self._mailbox.close()
+    def _asked_to_stop(self) -> None:
+        if self.plan.kind == "actor":
+            self.ask_to_stop(SHUTDOWN)
+        else:  # as a supervisor of OTP does it
+            self.signalled(self.ancestors[0], SHUTDOWN, linked=True)
 
-    def _stop_by_itself(self) -> None:
-        self._answer(self._control, message.encode(message.STOP))
-        self._ask_to_stop("normal")
+    def ask_to_stop(self, reason: object) -> None:
+        """End in order after the current message."""
+        self.stop_reason = self.stop_reason or reason
+        self.mailbox.close()
 
-    def _show(self, state: str) -> None:
-        rundir.write(f"{self._run_dir}/actors/{self._id}/state", f"{state}\n")
+    def stop(self, reason: object) -> None:
+        """The same, by this process itself: its root is told, and its names are free from here on."""
+        self.tell_root(message.encode(message.STOP))
+        self.ask_to_stop(reason)
 
-    # --- the mailbox
+    def ready(self) -> None:
+        """It has begun."""
+        self.show("running")
+        self.tell_root(message.encode(message.READY))
 
-    async def _attend(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        try:
-            while True:
-                for frame in await connection.receive():
-                    if frame.kind not in (message.CALL, message.CAST):
-                        raise message.ProtocolError(f"a client sent a frame of kind {frame.kind}")
-                    await self._mailbox.put((connection, frame))
-        finally:
-            self._connections.discard(connection)
+    def show(self, state: str) -> None:
+        """Write the state for who looks."""
+        rundir.write(f"{self._run_dir}/actors/{self.ref.id}/state", f"{state}\n")
 
-    async def _live(self) -> None:
-        """Construct, init, handle messages, terminate; leaves the reason in `_words`."""
-        try:
-            actor = self._spec.actor(*self._spec.args, **self._spec.kwargs)
-            await actor.init()
-        except (Exception, SystemExit) as error:
-            self._words = (describe(error), _trace(error))
-            return
-        self._show("running")
-        self._control.post(message.encode(message.READY))
-        while (letter := await self._mailbox.get()) is not None:
-            if not await self._handle(actor, *letter):
-                return
-        self._words = (self._stop_reason, "")
-        self._show("stopping")
-        try:
-            # When the supervisor asked, it keeps the time; who stops by himself has only this.
-            with anyio.move_on_after(self._spec.shutdown_s if self._stop_reason == "normal" else None) as deadline:
-                await actor.terminate(self._stop_reason)
-            if deadline.cancelled_caught:
-                self._words = (f"error: terminate() took longer than {self._spec.shutdown_s:g} s", "")
-        except (Exception, SystemExit) as error:
-            self._words = (describe(error), _trace(error))
+    def tell_root(self, frame: bytes) -> None:
+        """Say something on the control socket."""
+        self.answer(self._control, frame)
 
-    async def _handle(self, actor: Actor, connection: Connection, frame: Frame) -> bool:
-        """Run one message; False if the actor is to end, for the reason in `_words`."""
-        connection.taken = frame.request
-        method = "?"
-        try:
-            method, args, kwargs = message.decode(frame.body)
-            if method not in self._allowed:
-                raise self._no_such_method(method)
-            running = getattr(actor, method)(*args, **kwargs)
-        except Exception as error:  # unreadable, unknown or with wrong arguments: none of the actor's code ran
-            self._answer_failure(connection, frame, method, error)
-            return True
-        try:
-            value = await running
-        except actor.expected as error:
-            self._answer_failure(connection, frame, method, error)
-            return True
-        except (Exception, SystemExit) as error:
-            return self._crash(connection, frame, method, error)
-        if frame.kind == message.CALL:
-            try:
-                self._answer(connection, message.encode_result(frame.request, self._path, method, value))
-            except RuntimeFailure as error:  # the method has run; only its value cannot travel
-                self._answer_failure(connection, frame, method, error)
-        return True
-
-    def _crash(self, connection: Connection, frame: Frame, method: str, error: BaseException) -> bool:
-        if isinstance(error, SystemExit) and not error.code:
-            self._stop_by_itself()  # sys.exit() is a clean end; who called sees the connection end
-            return True
-        self._words = (describe(error), _trace(error))
-        # The supervisor first: nobody may learn of this end and still find the name taken.
-        self._answer(self._control, last_words(*self._words))
-        if frame.kind == message.CALL:
-            self._answer_failure(connection, frame, method, error)
-        return False
-
-    def _no_such_method(self, method: object) -> NoSuchMethod:
-        import difflib  # only a mistaken caller needs it
-
-        allowed = tuple(sorted(self._allowed))
-        close = difflib.get_close_matches(str(method), allowed, 1)
-        return NoSuchMethod(self._path, str(method), allowed, close[0] if close else "")
-
-    def _answer(self, connection: Connection, frame: bytes) -> None:
+    def answer(self, connection: Connection, frame: message.Parts | bytes) -> None:
+        """Send an answer, if who asked is still there."""
         try:
             connection.post(frame)
-        except BrokenConnectionError:  # who asked is gone, or was cut off for not reading
+        except BrokenConnectionError:  # gone, or cut off for not reading
             pass
 
-    def _answer_failure(self, connection: Connection, frame: Frame, method: str, error: BaseException) -> None:
-        trace = _trace(error)
-        if frame.kind == message.CALL:
-            self._answer(connection, message.encode_failure(frame.request, error, trace))
+    # --- signals
+
+    def trap(self, flag: bool) -> None:
+        """See here.Here."""
+        if flag != self.traps:
+            self.traps = flag
+            self.tell_root(message.encode(message.TRAP, int(flag)))
+
+    def die(self, reason: object) -> None:
+        """See here.Here."""
+        if self._death is None:
+            self._death = (reason, "")
+            self._life.cancel()
+
+    def signalled(self, sender: ActorRef, reason: object, *, linked: bool) -> None:
+        """See here.Here.  What a *kill* is, the root decides: it cannot be trapped."""
+        if self.traps:
+            self.mailbox.put(Letter(None, None, ExitSignal(sender, reason)))
+        elif reason != NORMAL or (sender == self.ref and not linked):
+            self.die(reason)
+
+    def _on_notice(self, node: str, notice: Notice) -> None:
+        self.board.forget_names()
+        what, path, id_, reason, mark, number, senders_node = notice
+        key = (senders_node or node, id_)
+        sender_board = self.board.other(key[0])
+        sender = sender_board.ref(path, id_)
+        if self.tracer.watchers:
+            self.tracer.tell("in", message.NOTICE, path, f"{what}: {text(reason)}")
+
+        def act() -> None:
+            if what == "down":
+                made = self.monitors.pop(number, None)
+                if made is not None:
+                    self.mailbox.put(Letter(None, None, Down(made, made.target or sender, reason)))
+            else:
+                sender_board.links.discard(sender)
+                self.signalled(sender, reason, linked=what == "link")
+
+        if what == "exit" and mark >= 0:
+            self.callers.after_signal(key, mark, act)
         else:
-            process.complain(f"the cast of {method!r} failed:\n{trace}")
+            self.callers.after(key, mark, act)
+
+    def _on_lost(self, board: Switchboard) -> None:
+        """Another node is gone: so is, for all that can be known, whom this process watched there."""
+        self.board.forget_names()
+        watched = [made for made in self.monitors.values() if made.node == board.node]
+        linked, board.links = board.links, set()
+
+        def tell(made: Monitor) -> None:
+            if self.monitors.pop(made.number, None) is not None:
+                self.mailbox.put(Letter(None, None, Down(made, made.target, NOCONNECTION)))
+
+        for made in watched:
+            if isinstance(made.target, ActorRef):
+                self.callers.after((board.node, made.target.id), -1, functools.partial(tell, made))
+        for ref in linked:
+            act = functools.partial(self.signalled, ref, NOCONNECTION, linked=True)
+            self.callers.after((board.node, ref.id), -1, act)
 
     # --- the end
 
-    async def _farewell(self) -> NoReturn:
-        reason, trace = self._words
-        farewells = [(self._control, last_words(reason, trace))]
+    def report(self, reason: object) -> str:
+        """The crash report: what it was doing when it ended."""
+        if not is_abnormal(reason):
+            return ""
+        lines = [f"mailbox: {len(self.mailbox)} waiting"]
+        for letter in self.latest:
+            try:
+                value = letter.open()
+                what = repr(value) if letter.is_message else request_text(*value)  # type: ignore[misc]
+            except Exception as error:  # unpickling and repr are the author's code
+                what = f"<{type(error).__name__}: {error}>"
+            sender = "itself" if letter.caller is None else letter.caller.name
+            lines.append(f"message from {sender}: {what[:500]}")
+        return "\n".join(lines)
+
+    async def _farewell(self, reason: object, trace: str) -> NoReturn:
+        farewells = [(self._control, message.encode_last_words(reason, trace, self.report(reason)))]
+        rundir.remove_file(f"{self._run_dir}/actors/{self.ref.id}/{transport.SOCKET_NAME}")
+        self.callers.refuse_newcomers()
         farewells += [
-            (connection, message.encode(message.GOODBYE, connection.taken, reason.encode(errors="replace")))
-            for connection in (*self._connections, *self._refuse_newcomers())
+            (caller.connection, message.encode_plain(message.GOODBYE, reason, caller.taken))
+            for caller in self.callers.connections()
         ]
+        goodbye = message.encode_plain(message.GOODBYE, reason)
+        farewells += [(connection, goodbye) for connection in self.board.other_roots()]
         for connection, frame in farewells:
-            self._answer(connection, frame)
+            self.answer(connection, frame)
         with anyio.move_on_after(_FAREWELL_S):
+            # What it sent before its end arrives before its end is known.
+            await self.board.flush_all()
             for connection, _ in farewells:
                 await connection.flushed()
         # No interpreter shutdown: what was inherited (atexit hooks, buffers) is not this process's to run.
-        os._exit(0 if reason in ("normal", "shutdown") else 1)
-
-    def _refuse_newcomers(self) -> list[Connection]:
-        """Stop listening; who is connected but not yet attended learns that nothing of his was taken."""
-        rundir.remove_file(f"{self._run_dir}/actors/{self._id}/{transport.SOCKET_NAME}")
-        waiting = []
-        try:
-            while True:
-                waiting.append(Connection(self._listening.accept()[0], self._spawn))
-        except OSError:  # nobody else waits, or no descriptor is left to answer with: then his call ends unknown
-            pass
-        return waiting
+        os._exit(1 if is_abnormal(reason) else 0)
 
     def _close_after_fork(self) -> None:
         # A process that the actor forks must not keep its sockets open after its death.
-        self._listening.close()
-        for connection in (self._control, *self._connections, *self._board.connections()):
-            connection.close_after_fork()
-
-
-def _trace(error: BaseException) -> str:
-    """The author's traceback, without this file's own frame on top."""
-    frames = error.__traceback__
-    if frames is not None and frames.tb_next is not None and frames.tb_frame.f_code.co_filename == __file__:
-        frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
+        self.callers.close_after_fork()
+        self.board.close_after_fork()
+        self.stats.close_after_fork()

@@ -1,11 +1,11 @@
-"""The fork server: a supervisor's own single-threaded child, which forks its actors.
+"""The fork server: the root's own single-threaded child, which forks its processes.
 
 A process that runs an event loop must not fork itself, so whoever starts a node forks the zygote
-before the loop starts.  The zygote forks twice, and the supervisor is a child subreaper: so the
-actor becomes *the supervisor's own child*, with a true exit status.  A supervisor's first
-children are forked by the supervisor itself, also before its loop starts, which saves a fork each.
+before the loop starts.  The zygote makes siblings of itself (CLONE_PARENT); where that cannot be,
+it forks twice, and the root is a child subreaper.  Either way the new process is *the root's own
+child*, with a true exit status.  A node's first children are forked by the root itself, before its loop starts.
 
-A zygote that dies is not replaced: without it no child can be restarted, so its node stops.
+Beside the zygote waits a spare, forked by it: when the zygote dies or hangs, the spare takes its place.
 """
 
 from __future__ import annotations
@@ -20,28 +20,34 @@ import struct
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import anyio
 
 from colos.errors import StartFailed
-from colos.runtime import process, worker
-from colos.runtime.supervisor import TreeSpec
+from colos.runtime import process, stacks, streams, worker
+from colos.runtime.reasons import describe
+from colos.runtime.supervisor import Plan
 
-_REQUEST: Final = struct.Struct("<IQ")
+_REQUEST: Final = struct.Struct("<BQHH")
+_PROCESS: Final = 0
+_SPARE: Final = 1
+_REQUEST_MAX: Final = 16 << 10
+_PID: Final = struct.Struct("<I")
 _REPARENT_S: Final = 5.0
 _REHEARSALS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Nursery:
-    """What every actor of a node is born with."""
+    """What every process of a node is born with.  `plans` holds those that the node was started with, by path."""
 
-    tree: TreeSpec
+    plans: Mapping[str, Plan]
     run_dir: str
     backend: str
-    supervisor_pid: int
+    root_pid: int
 
 
 def prepare(backend: str) -> None:
@@ -52,7 +58,8 @@ def prepare(backend: str) -> None:
     if threading.active_count() > 1 or _kernel_threads() > 1:
         raise StartFailed("the node", "it must be forked from a single-threaded process, and this one has threads")
     process.reset_signals()
-    worker.prepare_streams()
+    streams.prepare_streams()
+    stacks.prepare()
     importlib.import_module(f"anyio._backends._{backend}")  # which anyio itself would do in every actor
     if hasattr(gc, "freeze"):
         gc.freeze()
@@ -91,35 +98,76 @@ def _kernel_threads() -> int:
         return 1
 
 
-def fork_actor(nursery: Nursery, index: int, id_: int, control: socket.socket) -> int:
-    """Fork an actor as this process's own child; its pid.  Only before an event loop runs here."""
+def fork_process(nursery: Nursery, key: str, path: str, id_: int, control: socket.socket) -> int:
+    """Fork a process of the node as this process's own child; its pid.  Only before an event loop runs here."""
     pid = os.fork()
     if pid == 0:
-        _become_actor(nursery, index, id_, control, former_parent=0)
+        _become(nursery, key, path, id_, control, former_parent=0)
     return pid
 
 
 class Zygote:
-    """The supervisor's side of its zygote."""
+    """The root's side of a zygote."""
 
-    def __init__(self, nursery: Nursery) -> None:
-        """Fork it.  Only before an event loop runs here."""
-        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = os.fork()
-        if self.pid == 0:
+    def __init__(self, requests: socket.socket, pid: int | None) -> None:
+        self._requests = requests
+        self._pid = pid
+
+    @classmethod
+    def fork(cls, nursery: Nursery) -> Zygote:
+        """The first one.  Only before an event loop runs here."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
             _be_zygote(nursery, theirs)
         theirs.close()
+        return cls(ours, pid)
 
-    def spawn(self, index: int, id_: int, control: socket.socket) -> None:
-        """Ask for an actor, never waiting: it says HELLO on `control`, or that ends.  Raises OSError."""
-        rights = array.array("i", [control.fileno()])
-        self._requests.sendmsg(
-            [_REQUEST.pack(index, id_)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_DONTWAIT
-        )
+    @property
+    def pid(self) -> int | None:
+        """Its pid, as soon as it has said it."""
+        if self._pid is None:
+            try:
+                (self._pid,) = _PID.unpack(self._requests.recv(_PID.size, socket.MSG_DONTWAIT))
+            except (OSError, struct.error):  # not yet, or it died before
+                pass
+        return self._pid
+
+    def gone(self) -> bool:
+        """Whether it is dead, which of a spare without a pid only its socket tells."""
+        if self.pid is not None:
+            return False
+        try:
+            return not self._requests.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def spare(self) -> Zygote:
+        """Ask for another zygote, never waiting.  Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._ask(_REQUEST.pack(_SPARE, 0, 0, 0), theirs)
+        return Zygote(ours, None)
+
+    def spawn(self, key: str, path: str, id_: int, control: socket.socket) -> None:
+        """Ask for a process, never waiting: it says HELLO on `control`, or that ends.  Raises OSError.
+
+        `key` says which of the nursery's plans it is for; with none, the root tells it.
+        """
+        names = [name.encode() for name in (key, path)]
+        self._ask(_REQUEST.pack(_PROCESS, id_, *map(len, names)) + b"".join(names), control)
+
+    def _ask(self, request: bytes, descriptor: socket.socket) -> None:
+        rights = array.array("i", [descriptor.fileno()])
+        self._requests.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_DONTWAIT)
 
     def kill(self) -> None:
         """End it; it keeps nothing that would need an orderly end.  Only before it is reaped."""
-        os.kill(self.pid, signal.SIGKILL)
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+        self._requests.close()  # which ends it, too
 
 
 # --- in the zygote -----------------------------------------------------------------------
@@ -127,7 +175,7 @@ class Zygote:
 
 def _be_zygote(nursery: Nursery, requests: socket.socket) -> NoReturn:
     try:
-        if process.die_with_parent(nursery.supervisor_pid):
+        if process.die_with_parent(nursery.root_pid):
             process.close_all_but(requests.fileno())
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes in between need no reaping
             while _fork_next(nursery, requests):
@@ -139,48 +187,71 @@ def _be_zygote(nursery: Nursery, requests: socket.socket) -> NoReturn:
 
 
 def _fork_next(nursery: Nursery, requests: socket.socket) -> bool:
-    """Serve one request; False when the supervisor is gone."""
-    data, descriptors, _, _ = socket.recv_fds(requests, _REQUEST.size, 1)
+    """Serve one request; False when the root is gone."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(requests, _REQUEST_MAX, 1)
+    except ConnectionResetError:  # it died before it had read what this zygote said: its pid
+        return False
     if not data:
         return False
-    index, id_ = _REQUEST.unpack(data)
+    what, id_, key_bytes, path_bytes = _REQUEST.unpack_from(data)
+    names = data[_REQUEST.size :]
+    key, path = names[:key_bytes].decode(), names[key_bytes : key_bytes + path_bytes].decode()
     control = socket.socket(fileno=descriptors[0])
     try:
-        between = os.fork()
-        if between == 0:
-            _fork_and_go(nursery, index, id_, control)
-    except OSError as error:  # process-table exhaustion, say: the supervisor decides
-        worker.say_last_words(control, worker.describe(error), "")
+        if process.can_fork_siblings():
+            if process.fork_sibling() == 0:
+                _go(nursery, what, (key, path, id_), control, former_parent=0)
+        elif os.fork() == 0:
+            _fork_and_go(nursery, what, (key, path, id_), control)
+    except OSError as error:  # process-table exhaustion, say: the root decides
+        if what == _PROCESS:
+            worker.say_last_words(control, describe(error), "")
     finally:
         control.close()
     return True
 
 
-def _fork_and_go(nursery: Nursery, index: int, id_: int, control: socket.socket) -> NoReturn:
+def _fork_and_go(nursery: Nursery, what: int, who: tuple[str, str, int], control: socket.socket) -> NoReturn:
     try:
         here = os.getpid()
         if os.fork() == 0:
-            _become_actor(nursery, index, id_, control, former_parent=here)
+            _go(nursery, what, who, control, former_parent=here)
     except OSError as error:
-        worker.say_last_words(control, worker.describe(error), "")
+        if what == _PROCESS:
+            worker.say_last_words(control, describe(error), "")
     finally:
         os._exit(0)
 
 
-# --- in the actor ------------------------------------------------------------------------
+def _go(nursery: Nursery, what: int, who: tuple[str, str, int], control: socket.socket, former_parent: int) -> NoReturn:
+    if what == _PROCESS:
+        _become(nursery, *who, control, former_parent=former_parent)
+    try:
+        _wait_for_root(former_parent)
+        control.send(_PID.pack(os.getpid()))
+        _be_zygote(nursery, control)
+    finally:
+        os._exit(1)
 
 
-def _become_actor(nursery: Nursery, index: int, id_: int, control: socket.socket, former_parent: int) -> NoReturn:
+def _wait_for_root(former_parent: int) -> None:
+    deadline = time.monotonic() + _REPARENT_S
+    while os.getppid() == former_parent and time.monotonic() < deadline:
+        os.sched_yield()  # the kernel tells nobody when it reparents
+
+
+# --- in the process ----------------------------------------------------------------------
+
+
+def _become(nursery: Nursery, key: str, path: str, id_: int, control: socket.socket, former_parent: int) -> NoReturn:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        deadline = time.monotonic() + _REPARENT_S
-        while os.getppid() == former_parent and time.monotonic() < deadline:
-            os.sched_yield()  # the kernel tells nobody when it reparents
-        if process.die_with_parent(nursery.supervisor_pid):
+        _wait_for_root(former_parent)
+        if process.die_with_parent(nursery.root_pid):
             process.close_all_but(control.fileno())
-            spec = nursery.tree.children[index]
-            worker.run(spec, f"{nursery.tree.name}/{spec.id}", id_, nursery.run_dir, control, nursery.backend)
+            worker.run(nursery.plans.get(key), path, id_, nursery.run_dir, control, nursery.backend)
     except BaseException as error:  # nothing may return into the stack that this process was forked from
-        worker.say_last_words(control, worker.describe(error), traceback.format_exc())
+        worker.say_last_words(control, describe(error), traceback.format_exc())
     finally:
         os._exit(1)
