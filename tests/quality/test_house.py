@@ -34,6 +34,13 @@ def test_import_contracts() -> None:
     run(str(SCRIPTS / "lint-imports"))
 
 
+def test_every_room_of_the_runtime_is_under_the_kernel_contract() -> None:
+    contract = (ROOT / "pyproject.toml").read_text().rpartition("[[tool.importlinter.contracts]]")[2]
+    named = set(re.findall(r'"colos\.runtime\.(\w+)"', contract))
+    rooms = {path.stem for path in (ROOT / "colos" / "runtime").glob("*.py")} - {"__init__", "process"}
+    assert rooms <= named, f"pyproject.toml: these may import ctypes unseen: {', '.join(sorted(rooms - named))}"
+
+
 def test_no_room_outgrows_a_reader() -> None:
     for path in (ROOT / "colos").rglob("*.py"):
         lines = path.read_text().splitlines()

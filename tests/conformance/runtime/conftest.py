@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,27 @@ def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate(timeout=DEADLINE_S)
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where all nodes of a test are, and nobody else's."""
+    monkeypatch.setenv("COLOS_RUN", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TERM", "dumb")
+    return str(tmp_path)
+
+
+@pytest.fixture
+def start(base: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a command that goes on; whatever is left of it is killed afterwards."""
+    with ExitStack() as stack:
+
+        def begin(*args: str, **streams: int) -> subprocess.Popen[str]:
+            pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | streams
+            started = subprocess.Popen([sys.executable, "-m", "colos", *args], text=True, **pipes)  # type: ignore[call-overload]
+            stack.enter_context(started)
+            stack.callback(started.kill)
+            return started
+
+        yield begin

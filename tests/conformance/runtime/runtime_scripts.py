@@ -23,9 +23,9 @@ def hold_node(supervisor: str, run_dir: str, backend: str) -> int:
     """Start a node, say the pids of all its processes, hold it until killed."""
 
     async def hold() -> None:
-        async with Node(getattr(runtime_actors, supervisor), run_dir, backend) as node:
+        async with Node(getattr(runtime_actors, supervisor), None if run_dir == "-" else run_dir, backend) as node:
             await (await node.whereis("writer")).cast("hog")  # so that no event loop sees the lifeline's end
-            root = int(open(f"{run_dir}/root.pid").read())
+            root = int(open(f"{node.run_dir}/root.pid").read())
             with open(f"/proc/{root}/task/{root}/children") as file:
                 print(root, *file.read().split(), flush=True)
             await anyio.sleep_forever()

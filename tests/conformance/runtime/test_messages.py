@@ -112,11 +112,11 @@ async def test_a_crash_answers_its_caller_and_refuses_the_rest(anyio_backend: st
 async def test_a_killed_actor_leaves_its_call_unknown(anyio_backend: str) -> None:
     async with Node(actors.LedgerSupervisor, backend=anyio_backend) as node:
         writer = await node.whereis("writer")
-        with pytest.raises(ConnectionLost, match=r"'kill_self'.*killed \(SIGKILL\)"):
+        with pytest.raises(ConnectionLost, match=r"'kill_self'.*\(killed\)"):
             await writer.kill_self(9)
         assert await node.quiet(10)
         assert (await node.whereis("writer")) != writer
-        with pytest.raises(NoSuchActor, match="SIGKILL"):
+        with pytest.raises(NoSuchActor, match="killed"):
             await writer.cast("note", 1)
 
 
@@ -138,7 +138,7 @@ async def test_a_full_mailbox_holds_senders_back(anyio_backend: str, tmp_path: P
 async def test_strangers_cannot_hurt_an_actor(anyio_backend: str) -> None:
     async with Node(actors.LedgerSupervisor, backend=anyio_backend) as node:
         writer = await node.whereis("writer")
-        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"Co\x01\x00\xff\xff\xff\xff" + bytes(8), b"Co\x14\x00" + bytes(12)):
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"Co\x01\x00\xff\xff\xff\xff" + bytes(8), b"Co\x14\x00" + bytes(20)):
             for address in (f"{node.run_dir}/actors/{writer.id}/sock", f"{node.run_dir}/sock"):
                 with socket.socket(socket.AF_UNIX) as stranger:
                     stranger.settimeout(10)
