@@ -75,7 +75,6 @@ class Root:
         self.registry = Registry()
         self.relations = Relations()
         self.exits: defaultdict[str, deque[ExitRecord]] = defaultdict(lambda: deque(maxlen=_EXITS_KEPT))
-        self.stop_asked = False
         self.stopping = False
         self._forks = Forks(tree, run_directory.path, backend)
         self._pids: dict[int, Child] = {}
@@ -259,8 +258,8 @@ class Root:
         self.registry.register(name, entry)
         self.dir.link_name(name, entry.id)
 
-    def _free_names(self, child: Child) -> None:
-        name = self.registry.remove(child.id, child.path)
+    def _free_names(self, member: Child | Supervision) -> None:
+        name = self.registry.remove(member.id, member.path)
         if name is not None:
             self.dir.unlink_name(name)
 
@@ -320,9 +319,7 @@ class Root:
         self.exits[supervision.path].append(record)
         if supervision is not self.top:
             self.supervisions.pop(supervision.id, None)
-            name = self.registry.remove(supervision.id, supervision.path)
-            if name is not None:
-                self.dir.unlink_name(name)
+            self._free_names(supervision)
             self.dir.set_exit(supervision.id, supervision.path, exit_text(record, None))
         self._tell(self.relations.died(supervision.id), supervision.id, supervision.path, reason)
         if supervision.parent is not None:
@@ -408,7 +405,7 @@ class Root:
 
     def ask_to_stop(self) -> None:
         """Stop the node in order."""
-        self.stop_asked = self.stopping = True
+        self.stopping = True
         self._forks.kill()  # so that they die meanwhile
         self.top.ask_to_stop(reasons.SHUTDOWN)
 

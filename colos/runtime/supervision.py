@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -161,7 +160,7 @@ class Supervision:
             await self.root.begin(member, lambda: self.interrupted)
         else:
             member.begin()
-            await self.root.until(lambda: member.ready or bool(member.record) or self.interrupted, inf)
+            await self.root.until(lambda: member.ready or bool(member.record) or self.interrupted)
         if member.record is not None:
             return (member.blamed if isinstance(member, Supervision) else None) or member.record
         if not member.ready:
@@ -282,7 +281,7 @@ class Supervision:
 
         self._requests.append(carry_out)
         self.root.changes.notify()
-        await self.root.until(lambda: bool(done) or self.record is not None, inf)
+        await self.root.until(lambda: bool(done) or self.record is not None)
         if not done:
             raise NoSuchActor(self.path, "the supervisor ended")
         value, error = done[0]

@@ -196,6 +196,10 @@ class Switchboard:
             self._others.setdefault(self.node, self)
         return board
 
+    def _boards(self) -> list[Switchboard]:
+        """This one and those into other nodes, among which this one may be."""
+        return [self, *(board for board in self._others.values() if board is not self)]
+
     # --- the root
 
     async def whereis(self, name: str) -> ActorRef:
@@ -241,11 +245,12 @@ class Switchboard:
         if self.own is not None and id_ == self.own.id and self.node == self.own.node:
             raise RuntimeFailure(f"{path!r} calls {method!r} on itself: it would wait for itself for ever; use cast")
         request = next(self._numbers)
-        frame = message.encode_request(message.CALL, request, path, method, args, kwargs, self.signals_to(id_))
+        peer = self._peers.get(id_)
+        signals = peer.signals if peer is not None else 0
+        frame = message.encode_request(message.CALL, request, path, method, args, kwargs, signals)
         if self.tracer.watchers and id_ != ROOT_ID:
             self.tracer.tell("out", message.CALL, path, request_text(method, args, kwargs))
         waiting = _Pending()
-        peer = self._peers.get(id_)
         left_s = timeout_s
         if peer is None or peer.connection.full:
             begun = monotonic()
@@ -440,18 +445,18 @@ class Switchboard:
 
     def other_roots(self) -> list[Connection]:
         """The connections to other nodes' roots."""
-        boards = {id(board): board for board in self._others.values() if board is not self}.values()
+        boards = (board for board in self._boards() if board is not self)
         return [board._peers[ROOT_ID].connection for board in boards if ROOT_ID in board._peers]
 
     async def flush_all(self) -> None:
         """Wait until all that was sent to anybody is in the kernel's hands."""
-        for board in {id(board): board for board in (self, *self._others.values())}.values():
+        for board in self._boards():
             for peer in list(board._peers.values()):
                 await peer.connection.flushed()
 
     def close_after_fork(self) -> None:
         """In a process forked from this one: it is another, and can speak to nobody."""
-        for board in {id(board): board for board in (self, *self._others.values())}.values():
+        for board in self._boards():
             board._forked = True
             for peer in board._peers.values():
                 peer.connection.close_after_fork()
