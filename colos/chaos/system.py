@@ -27,12 +27,13 @@ from colos.chaos.sandbox.handle import Sandbox, Target
 from colos.chaos.sandbox.spec import Place, Program, Restarts
 from colos.errors import InvalidSpecification, StartFailed
 from colos.runtime import ActorRef, NodeClient, Supervisor, connect, serve, topology
+from colos.runtime.rehearsal import rehearse
 from colos.runtime.rundir import read_actors
-from colos.runtime.zygote import rehearse
 
 __all__ = ["ActorSystem", "CommandSystem", "RunningActors", "RunningCommand", "RunningSystem", "System"]
 
 _POLL_S = 0.002
+_REHEARSALS = 20
 
 
 class RunningSystem(Protocol):
@@ -160,7 +161,7 @@ class ActorSystem(_Declaration):
 
     def rehearsal(self) -> Callable[[], None]:
         """An event loop like every actor's."""
-        return functools.partial(rehearse, self.backend)
+        return functools.partial(rehearse, self.backend, _REHEARSALS)
 
     def tolerance(self) -> int | None:
         """The supervisor's restart intensity: more deaths than that, and giving up is right."""

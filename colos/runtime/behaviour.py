@@ -64,6 +64,7 @@ async def _run_actor(worker: Worker, target: type[Actor], args: Any, kwargs: Map
     if ended is not None:
         return ended
     worker.show("stopping")
+    worker.stats.idle()
     reason = worker.stop_reason
     # When the supervisor asked, it keeps the time; who stops by itself has only this.
     own_time = None if reason == reasons.SHUTDOWN else worker.plan.shutdown_s
@@ -89,6 +90,7 @@ class _ActorLoop:
         while not mailbox.closed:
             letter = mailbox.take()
             if letter is None:
+                stats.idle()
                 stats.waiting(0)
                 await mailbox.wait()
                 since_breath = 0
@@ -130,8 +132,6 @@ class _ActorLoop:
             worker.stop(NORMAL)
         except Exception as error:
             return reason_of(error)
-        finally:
-            worker.stats.idle()
         return None
 
     async def _handle(self, letter: Letter, frame: message.Frame) -> Words | None:
@@ -161,8 +161,6 @@ class _ActorLoop:
             return None
         except (Exception, SystemExit) as error:
             return self._crash(letter, frame, method, error)
-        finally:
-            worker.stats.idle()
         if frame.kind == message.CALL:
             self._succeed(letter, frame, method, value)
         return None

@@ -6,6 +6,7 @@ upon, everything that its sender sent earlier is taken in (`after`).
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from colos.runtime.mailbox import Letter, Mailbox
 from colos.runtime.message import Frame, ProtocolError
 from colos.runtime.stats import Stats
 from colos.runtime.trace import Tracer
-from colos.runtime.transport import Connection, Listener, Spawn
+from colos.runtime.transport import Connection, Listener
+from colos.runtime.waiting import Spawn
 
 _ALL: Final = 1 << 64
 _GONE_KEPT: Final = 1024
@@ -72,7 +74,7 @@ class Callers:
         self._gone: dict[tuple[str, int], None] = {}
         """Whose connection has ended; the latest."""
         self._terminals: set[socket.socket] = set()
-        self._listener = Listener(listening, spawn, self._attend, self._meet)
+        self._listener = Listener(listening, spawn, None, self._meet)
 
     async def run(self) -> None:
         """Accept and read until cancelled."""
@@ -83,28 +85,46 @@ class Callers:
         return list(self._all.values())
 
     def _meet(self, connection: Connection) -> None:
-        self._all[connection] = Caller(connection)
+        self._all[connection] = caller = Caller(connection)
+        connection.listen(functools.partial(self._take_in, caller), functools.partial(self._left, caller))
 
-    async def _attend(self, connection: Connection) -> None:
-        caller = self._all[connection]
+    def _take_in(self, caller: Caller, frames: list[Frame]) -> None:
+        caller.held.extend(frames)
+        if not self._admit(caller):
+            caller.connection.pause()
+            self._spawn(self._wait_for_room, caller)
+        if self.stats is not None:
+            self.stats.arrived(len(self._mailbox.items))
+
+    async def _wait_for_room(self, caller: Caller) -> None:
         try:
-            while True:
-                while not self._admit(caller):
-                    self._show_waiting()
-                    await self._mailbox.turn()
+            while not self._admit(caller):
                 self._show_waiting()
-                caller.held.extend(await connection.receive())
-        finally:
+                await self._mailbox.turn()
+        except ProtocolError as error:
+            self._left(caller, error)
+        else:
+            self._show_waiting()
+            caller.connection.resume()
+
+    def _left(self, caller: Caller, error: ProtocolError | None) -> None:
+        """Its connection has ended: all that came on it counts."""
+        try:
             self._admit(caller, force=True)
             caller.pass_barriers(everything=True)
             self._admit(caller, force=True)
-            del self._all[connection]
-            if caller.key is not None and self._known.get(caller.key) is caller:
-                del self._known[caller.key]
-                self._signals.pop(caller.key, None)
-                self._gone[caller.key] = None
-                if len(self._gone) > _GONE_KEPT:
-                    del self._gone[next(iter(self._gone))]
+        except ProtocolError as another:
+            error = error or another
+        if error is not None:
+            process.complain(f"closed a connection: {error}")
+        caller.connection.close()
+        self._all.pop(caller.connection, None)
+        if caller.key is not None and self._known.get(caller.key) is caller:
+            del self._known[caller.key]
+            self._signals.pop(caller.key, None)
+            self._gone[caller.key] = None
+            if len(self._gone) > _GONE_KEPT:
+                del self._gone[next(iter(self._gone))]
 
     def _show_waiting(self) -> None:
         if self.stats is not None:
@@ -146,6 +166,7 @@ class Callers:
         elif frame.kind == message.WATCH:
             self._tracer.watch(caller.connection)
         elif frame.kind == message.ATTACH:
+            del self._all[caller.connection]
             self._spawn(self._lend, caller.connection.detach(), bool(frame.request))
         else:
             caller.held.clear()
@@ -229,10 +250,9 @@ class Callers:
                 caller.held.extend(caller.connection.receive_now())
                 self._admit(caller, force=True)
         except (BlockingIOError, EOFError):
-            pass  # its own task meets the end, too
-        except ProtocolError as error:  # which its own task cannot meet again
-            process.complain(f"closed a connection: {error}")
-            caller.connection.close()
+            pass  # who listens meets the end, too
+        except ProtocolError as error:  # which who listens cannot meet again
+            self._left(caller, error)
 
     def refuse_newcomers(self) -> None:
         """Stop listening; who is connected but not yet heard is known to have been taken nothing from."""

@@ -178,8 +178,8 @@ class connect:  # noqa: N801 - it is used as a function, in `async with connect(
     async def __aenter__(self) -> NodeClient:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
+        self._board = board = Switchboard(self._run_dir, self._tasks.start_soon)
         try:
-            board = Switchboard(self._run_dir, self._tasks.start_soon)
             board.node = await board.ask_root("hello")
         except BaseException:
             await self.__aexit__()
@@ -187,6 +187,7 @@ class connect:  # noqa: N801 - it is used as a function, in `async with connect(
         return NodeClient(self._run_dir, board, self._tasks.start_soon)
 
     async def __aexit__(self, *_: object) -> None:
+        self._board.close()
         # The block's exception is not given to the task group, which would wrap it in a group.
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)

@@ -172,7 +172,7 @@ class Desk:
         member: Child | Supervision = root.children.get(id_) or root.supervisions[id_]
         plan = member.plan
         parent = member.origin.ancestors[0][0] if member.origin.ancestors else None
-        ends = root.exits.get(member.path)
+        ends = root.departed.of(member.path)
         details: dict[str, object] = {
             "id": id_,
             "path": member.path,
@@ -216,18 +216,15 @@ class Desk:
     def _exits(self, party: Party, path: str) -> list[ExitRecord]:
         del party
         self._root.look()
-        return list(self._root.exits.get(path, ()))
+        return self._root.departed.of(path)
 
     async def _reason(self, party: Party, id_: int, timeout_s: float) -> object:
         """Why an incarnation died; an empty string if that is not known in time."""
         del party
         self._root.look()
-
-        def known() -> object:
-            return next((end.reason for ends in self._root.exits.values() for end in ends if end.id == id_), "")
-
-        await self._root.until(lambda: known() != "", timeout_s)
-        return known()
+        departed = self._root.departed
+        await self._root.until(lambda: departed.reason(id_) != "", timeout_s)
+        return departed.reason(id_)
 
     def _stop(self, party: Party) -> None:
         del party

@@ -84,18 +84,17 @@ class Guest(Party):
 class Child(Party):
     """An OS process.  `record` is set when it has died, and all is known of its death."""
 
-    def __init__(
-        self, plan: Plan, path: str, id_: int, origin: Origin, control: socket.socket, theirs: socket.socket
-    ) -> None:
+    socket: socket.socket
+    """The root's end of its control socket, once it was forked."""
+
+    def __init__(self, plan: Plan, path: str, id_: int, origin: Origin) -> None:
         self.plan = plan
         self.path = path
         self.id = id_
         self.origin = origin
-        self.socket = control
-        self.theirs = theirs
         self.supervision: Supervision | None = None
         self.key = ""
-        """Which of the nursery's plans it is born with; empty: the root tells it."""
+        """Which of the nursery's plans is its own; empty: the root tells it."""
         self.extra: bytes | None = None
         self.pid: int | None = None
         self.heard = False
@@ -124,6 +123,10 @@ class Child(Party):
     def info(self, name: str | None, restarts: int) -> ProcessInfo:
         """What is known of it now."""
         return ProcessInfo(self.path, self.id, self.pid, self.state, restarts, name, self.plan.kind)
+
+    def be(self) -> None:
+        """Tell it who it is."""
+        self.send(message.encode_plain(message.BE, (self.path, self.id, self.key)))
 
     def go(self) -> None:
         """Let it begin."""

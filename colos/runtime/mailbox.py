@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import anyio
-
 from colos.runtime import message
+from colos.runtime.waiting import Event, event
 
 if TYPE_CHECKING:
     from colos.runtime.callers import Caller
@@ -58,8 +57,9 @@ class Mailbox:
         self.hungry = 0
         self.on_call: Callable[[Letter], None] | None = None
         """Takes calls and casts instead, in a process that does not serve them in turn."""
-        self._filled = anyio.Event()
-        self._drained = anyio.Event()
+        self._filled: Event | None = None
+        """There while somebody waits for it."""
+        self._drained = event()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -85,8 +85,13 @@ class Mailbox:
         if len(self.items) >= self.limit and self.overflow == "drop_oldest":
             self._drop_oldest()
         self.items.append(letter)
-        if not self._filled.is_set():
-            self._filled.set()
+        if self._filled is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        filled, self._filled = self._filled, None
+        if filled is not None:
+            filled.set()
 
     def _drop_oldest(self) -> None:
         for at, letter in enumerate(self.items):
@@ -100,12 +105,9 @@ class Mailbox:
         if not self.items:
             return None
         letter = self.items.popleft()
-        self._took()
-        return letter
-
-    def _took(self) -> None:
         if len(self.items) == self.limit - 1:
             self.let_in()
+        return letter
 
     async def wait(self) -> None:
         """Wait until something is put, from now on, or until it is closed."""
@@ -113,8 +115,8 @@ class Mailbox:
             await self._next()
 
     async def _next(self) -> None:
-        if self._filled.is_set():
-            self._filled = anyio.Event()
+        if self._filled is None:
+            self._filled = event()
         await self._filled.wait()
 
     async def wait_hungrily(self) -> None:
@@ -129,7 +131,7 @@ class Mailbox:
 
     def let_in(self) -> None:
         """Wake who waits for room, to look again."""
-        drained, self._drained = self._drained, anyio.Event()
+        drained, self._drained = self._drained, event()
         drained.set()
 
     def find(self, match: Match, start: int = 0) -> tuple[object, bool, int]:
@@ -156,7 +158,8 @@ class Mailbox:
 
     def _remove(self, at: int) -> None:
         del self.items[at]
-        self._took()
+        if len(self.items) == self.limit - 1:
+            self.let_in()
 
     def purge(self, unwanted: Callable[[object], bool]) -> None:
         """Take out what the runtime itself put, where it is unwanted."""
@@ -169,4 +172,4 @@ class Mailbox:
     def close(self) -> None:
         """Wake its reader, to find `closed`."""
         self.closed = True
-        self._filled.set()
+        self._wake()

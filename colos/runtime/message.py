@@ -26,15 +26,17 @@ WATCH: Final = 8  # from now on, send TRACE frames: (direction, kind, other, wha
 TRACE: Final = 9
 ATTACH: Final = 10  # from now on this connection is a terminal; the request number says whether it may write
 # Between a process and its node's root.
-HELLO: Final = 16  # the pid; it listens, and waits for GO
+HELLO: Final = 16  # it listens, and waits for GO
 GO: Final = 17  # begin; the body is what to run, where the process was not forked with it
 READY: Final = 18  # it has begun; of an actor: init() has returned
 STOP: Final = 19  # finish the current message, run terminate(), exit; from the process: it does so by itself
 EXIT: Final = 20  # last words: (reason, traceback, crash report)
 TRAP: Final = 21  # the request number says whether it traps exits now
 NOTICE: Final = 22  # a signal: see Notice
+BORN: Final = 23  # the request number is its pid; it is nobody yet, and waits for BE
+BE: Final = 24  # who it is: (path, id, key of its plan or an empty string)
 
-_KINDS: Final = frozenset(range(CALL, ATTACH + 1)) | frozenset(range(HELLO, NOTICE + 1))
+_KINDS: Final = frozenset(range(CALL, ATTACH + 1)) | frozenset(range(HELLO, BE + 1))
 _HEADER: Final = struct.Struct("<2sBBIQQ")
 _PREFIX: Final = struct.Struct("<2sBBI")
 _MAGIC: Final = b"Co"

@@ -245,7 +245,7 @@ async def send(dest: ActorRef | str, value: object, timeout: float = DEADLINE_S)
     """
     process = here()
     ref = await process.board.whereis(dest) if isinstance(dest, str) else dest
-    if ref == process.ref:
+    if ref.id == process.ref.id and ref == process.ref:
         _send_to_self(value)
         await anyio.lowlevel.checkpoint()
     else:

@@ -22,6 +22,7 @@ _P_ALL: Final = 0
 _P_PID: Final = 1
 _WNOHANG_EXITED_NOWAIT: Final = 0x1 | 0x4 | 0x0100_0000
 _PF_EXITING: Final = 0x4
+_PROC_BYTES: Final = 8192
 
 _CLONE_PARENT: Final = 0x8000
 _clone_number: Final = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)
@@ -206,10 +207,8 @@ def is_dying(pid: int) -> bool:
     alive that never runs again.
     """
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            status = file.read()
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _stat(pid)
+        status = _read(f"/proc/{pid}/status")
     except FileNotFoundError:
         return os.path.exists("/proc/self")  # gone; but where there is no /proc, take it for alive
     except ProcessLookupError:
@@ -222,13 +221,37 @@ def is_dying(pid: int) -> bool:
     return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING) or bool(pending & kill_bit)
 
 
+def is_fit(pid: int) -> bool:
+    """Whether a child runs: it is neither dead nor stopped.  Where there is no /proc, it is taken to."""
+    try:
+        fields = _stat(pid)
+    except FileNotFoundError:
+        return not os.path.exists("/proc/self")
+    except ProcessLookupError:
+        return False
+    return fields[0] not in (b"Z", b"X", b"T", b"t") and not int(fields[6]) & _PF_EXITING
+
+
 def start_time_ticks(pid: int | str = "self") -> int:
     """When a process started, in clock ticks after boot: with the pid, its identity.  0 if unknown."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+        return int(_stat(pid)[19])
     except (OSError, IndexError, ValueError):  # gone, or no /proc here
         return 0
+
+
+def _stat(pid: int | str) -> list[bytes]:
+    """The fields of its stat file from the state on: proc(5) counts them from 3."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc, at once: a buffered reader asks the kernel five times more."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _PROC_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 async def wait_dead(pid: int, timeout_s: float) -> bool:

@@ -6,11 +6,11 @@ two awaits happens at one instant.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
 import time
-from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -24,12 +24,14 @@ from colos.runtime.incarnation import Child, Guest, Origin, Party
 from colos.runtime.links import Relations, Watch
 from colos.runtime.message import Notice, ProtocolError
 from colos.runtime.process import Death
+from colos.runtime.recent import Departed
 from colos.runtime.refs import ROOT_ID
 from colos.runtime.registry import Entry, Registry
 from colos.runtime.rundir import ExitRecord, RunDirectory, exit_text
 from colos.runtime.supervision import Supervision
 from colos.runtime.supervisor import Plan, TreeSpec
-from colos.runtime.transport import Changes, Connection, Listener
+from colos.runtime.transport import Connection, Listener
+from colos.runtime.waiting import Changes
 from colos.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -50,7 +52,6 @@ _OBEY_S: Final = 2.0
 """How long a process that does not trap exits may take to die of a signal before it is killed."""
 _LOOSE_S: Final = 1.0
 """How long unsupervised processes may take to end when their node does."""
-_EXITS_KEPT: Final = 16
 
 
 class Root:
@@ -74,7 +75,7 @@ class Root:
         self.guests: dict[int, Guest] = {}
         self.registry = Registry()
         self.relations = Relations()
-        self.exits: defaultdict[str, deque[ExitRecord]] = defaultdict(lambda: deque(maxlen=_EXITS_KEPT))
+        self.departed = Departed()
         self.stopping = False
         self._forks = Forks(tree, run_directory.path, backend)
         self._pids: dict[int, Child] = {}
@@ -90,21 +91,15 @@ class Root:
     def fork_first(self) -> None:
         """Fork the first processes, which wait for their turn, and the zygote.  Raises OSError."""
         self.top.conceive(ahead=True)
-        conceived = list(self.children.values())
-        self._forks.fork_first(conceived)
-        for child in conceived:
-            child.theirs.close()
-            assert child.pid is not None
-            self._pids[child.pid] = child
-            self.dir.set_pid(child.id, child.pid, process.start_time_ticks(child.pid))
+        for child, pid in self._forks.fork_first(self.children.values()):
+            self._know(child, pid)
 
     def conceive(
         self, plan: Plan, path: str, origin: Origin, restarts: int, *, key: str, extra: bytes | None = None
     ) -> Child:
         """A process that is still to be forked.  Raises OSError."""
         id_ = self.dir.add_actor(path, origin.parent, plan, restarts)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.children[id_] = child = Child(plan, path, id_, origin, ours, theirs)
+        self.children[id_] = child = Child(plan, path, id_, origin)
         child.key, child.extra = key, extra
         return child
 
@@ -173,12 +168,12 @@ class Root:
 
     def fork(self, child: Child) -> None:
         """Have a conceived process forked; if that cannot be, it is dead already."""
-        self._hear(child)
-        with child.theirs:
-            try:
-                self._forks.fork(child)
-            except OSError as error:
-                self._bury(child, None, reasons.describe(error))
+        try:
+            child.socket = self._forks.fork()
+        except OSError as error:
+            self._bury(child, None, reasons.describe(error))
+        else:
+            self._hear(child)
 
     async def begin(self, child: Child, interrupted: Callable[[], bool]) -> None:
         """Let a process begin, and wait until it is ready; else it is dead afterwards, or interrupted."""
@@ -194,40 +189,42 @@ class Root:
         if child.record is None and not began:
             child.words = (f"error: it was not ready within {timeout_s:g} s", "", "")
             await self.kill(child)
+        self.tasks.start_soon(self._settle)
+
+    async def _settle(self) -> None:
+        self._forks.settle()  # at the next turn: who waits for this start has been told by then
 
     # --- processes
 
     def _hear(self, child: Child) -> None:
-        child.connection = Connection(child.socket, self.tasks.start_soon)
-        self.tasks.start_soon(self._listen_to, child, child.connection)
+        child.connection = connection = Connection(child.socket, self.tasks.start_soon)
+        connection.listen(functools.partial(self._heard, child), functools.partial(self._deaf, child))
+        child.be()
 
-    async def _listen_to(self, child: Child, control: Connection) -> None:
-        try:
-            while True:
-                child.unnoted.extend(await control.receive())
-                self._note_all(child)
-                self.reap()  # it may have died before its HELLO was read; only now, when all it said is noted
-        except (EOFError, ProtocolError):
-            pass  # dead, or as good as dead
+    def _heard(self, child: Child, frames: list[message.Frame]) -> None:
+        child.unnoted.extend(frames)
+        self._note_all(child)
+        self.reap()  # it may have died before its BORN was read; only now, when all it said is noted
+
+    def _deaf(self, child: Child, _: ProtocolError | None) -> None:
+        """The connection has ended: it is dead, or as good as dead."""
+        self.reap()
         if child.record is not None:
             return
         if child.pid is None:
             self._bury(child, None, "error: it died before it could say its pid")
         else:
-            # Nobody can stop it in order any more; on a process that is exiting this has no effect.
-            self._signal(child, signal.SIGKILL)
-        self.reap()
+            self._signal(child, signal.SIGKILL)  # nobody can stop it in order any more
 
     def _note(self, child: Child, frame: message.Frame) -> None:
         kind = frame.kind
         if kind == message.CALL:
             self.desk.take(child, frame)
             return
-        if kind == message.HELLO:
+        if kind == message.BORN:
             if child.pid is None:
-                child.pid = int(bytes(frame.body))
-                self._pids[child.pid] = child
-                self.dir.set_pid(child.id, child.pid, process.start_time_ticks(child.pid))
+                self._know(child, frame.request)
+        elif kind == message.HELLO:
             child.heard = True
             self._register(child)
         elif kind == message.READY:
@@ -241,6 +238,11 @@ class Root:
             child.words = child.words or message.decode(frame)
             self._free_names(child)  # it ends now: nobody is to find it any more
         self.changes.notify()
+
+    def _know(self, child: Child, pid: int) -> None:
+        child.pid = pid
+        self._pids[pid] = child
+        self.dir.set_pid(child.id, pid, process.start_time_ticks(pid))
 
     def _register(self, child: Child) -> None:
         if child.record is None:
@@ -277,7 +279,7 @@ class Root:
             if child is not None:
                 self._bury(child, process.reap(pid), "")
             elif not self._forks.owns(pid) and any(child.pid is None for child in self.children.values()):
-                return  # it may be a child whose HELLO is still unread: looked at again after that
+                return  # it may be a child whose BORN is still unread: looked at again after that
             else:
                 why = self._forks.died(pid, process.reap(pid))
                 self.failure = self.failure or why
@@ -301,7 +303,7 @@ class Root:
         self._free_names(child)
         self.dir.set_exit(child.id, child.path, exit_text(record, death))
         child.record = record
-        self.exits[child.path].append(record)
+        self.departed.add(record)
         self.children.pop(child.id, None)
         if child.pid is not None:
             self._pids.pop(child.pid, None)
@@ -316,7 +318,7 @@ class Root:
         """The same of a supervisor."""
         record = ExitRecord(supervision.path, supervision.id, None, reason, "", "", 0.0, supervision.begun)
         supervision.record = record
-        self.exits[supervision.path].append(record)
+        self.departed.add(record)
         if supervision is not self.top:
             self.supervisions.pop(supervision.id, None)
             self._free_names(supervision)

@@ -18,7 +18,6 @@ import errno
 import os
 import shutil
 import tempfile
-from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import Final
 
 from colos.runtime import process, reasons
 from colos.runtime.process import Death
+from colos.runtime.recent import KEEP_ALIKE, Recent
 from colos.runtime.supervisor import Plan
 
 STATES: Final = ("starting", "running", "stopping", "exited")
@@ -86,10 +86,13 @@ def remove_file(path: str) -> None:
 def tail(path: str, limit_bytes: int = STDERR_TAIL_BYTES) -> str:
     """The end of a text file; empty if there is none."""
     try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit_bytes))
-            return file.read(limit_bytes).decode(errors="replace")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            data = os.pread(descriptor, limit_bytes, max(0, size - limit_bytes)) if size else b""
+        finally:
+            os.close(descriptor)
+        return data.decode(errors="replace")
     except OSError:  # never written, or removed meanwhile
         return ""
 
@@ -218,7 +221,7 @@ class RunDirectory:
         self.path = path
         self.failed_writes = 0
         self._next_id = 1
-        self._exited: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._exited: Recent[int] = Recent(KEEP_EXITED, KEEP_ALIKE)
 
     def make(self, supervisor: str) -> None:
         """Make the directories and clear away a dead node's.  Call it holding the lock.
@@ -278,15 +281,13 @@ class RunDirectory:
                 remove_file(path)
 
     def set_exit(self, id_: int, path: str, text: str) -> None:
-        """Write an incarnation's end, and forget the oldest beyond KEEP_EXITED of its path."""
+        """Write an incarnation's end, and forget the oldest (see KEEP_EXITED, KEEP_ALIKE)."""
         directory = self.actor(id_)
         remove_file(f"{directory}/sock")  # a forked grandchild may hold the socket open: nobody answers there
         self._count(write(f"{directory}/exit", text))
         self._count(write(f"{directory}/state", "exited\n"))
-        kept = self._exited[path]
-        kept.append(id_)
-        while len(kept) > KEEP_EXITED:
-            shutil.rmtree(self.actor(kept.popleft()), ignore_errors=True)
+        for forgotten in self._exited.add(path, id_):
+            shutil.rmtree(self.actor(forgotten), ignore_errors=True)
 
     def link_name(self, name: str, id_: int) -> None:
         """Let names/NAME point at an incarnation."""

@@ -25,7 +25,7 @@ class Stats:
         self._names: dict[str, bytes] = {}
         self._counts: dict[int, bytes] = {}
         self._shown = 0
-        self._is_busy = False
+        self._doing = ""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -54,21 +54,24 @@ class Stats:
 
     def arrived(self, count: int) -> None:
         """How many messages wait, now that some have come: worth telling if nobody takes them at once."""
-        if self._is_busy:
+        if self._doing:
             self.waiting(count)
 
     def busy(self, method: str) -> None:
         """What is being done."""
+        if method == self._doing:  # one message after another
+            return
         name = self._names.get(method)
         if name is None:
             name = self._names[method] = method.encode(errors="replace")[:_WIDTH].ljust(_WIDTH)
         self._map[_CALL] = name
-        self._is_busy = True
+        self._doing = method
 
     def idle(self) -> None:
         """Nothing is."""
-        self._map[_CALL] = _IDLE
-        self._is_busy = False
+        if self._doing:
+            self._map[_CALL] = _IDLE
+            self._doing = ""
 
     def beat(self) -> None:
         """The event loop turns."""

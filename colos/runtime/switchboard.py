@@ -29,7 +29,8 @@ from colos.runtime.message import Frame, Notice
 from colos.runtime.reasons import text
 from colos.runtime.refs import DEADLINE_S, ROOT_ID, ROOT_PATH, ActorRef, binding
 from colos.runtime.trace import Tracer, request_text
-from colos.runtime.transport import BrokenConnectionError, Connection, Spawn
+from colos.runtime.transport import BrokenConnectionError, Connection
+from colos.runtime.waiting import Event, Spawn, event
 
 if TYPE_CHECKING:
     from colos.runtime.callers import Callers
@@ -43,7 +44,7 @@ _COMPACT: Final = 256
 class _Pending:
     """A call on its way: `answer`, `lost` or `late` says how it ended, when `done` is set."""
 
-    done: anyio.Event = field(default_factory=anyio.Event)
+    done: Event = field(default_factory=event)
     answer: Frame | None = None
     lost: bool = False
     taken: bool = True
@@ -57,23 +58,21 @@ class Peer:
         self.id = id_
         self.connection = connection
         self.pending: dict[int, _Pending] = {}
-        self.ended = anyio.Event()
+        self.ended = event()
         self.reason: object = ""
         self.goodbye: Frame | None = None
         self.signals = 0
         """How many exit signals were sent there through the root, which is another way: see callers."""
         self._board = board
 
-    async def listen(self) -> None:
+    def listen(self) -> None:
         """Hand answers to those who wait, until the connection ends."""
-        try:
-            while True:
-                for frame in await self.connection.receive():
-                    self.take(frame)
-        except (EOFError, message.ProtocolError):
-            pass  # either way nothing more can be understood here; those who wait are told below
-        finally:
-            self.end()
+        # Its end or garbage: either way nothing more can be understood here, and those who wait are told.
+        self.connection.listen(self._take_all, lambda _: self.end())
+
+    def _take_all(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self.take(frame)
 
     def take(self, frame: Frame) -> None:
         """One frame that came back."""
@@ -112,7 +111,7 @@ class _Deadlines:
         self._spawn = spawn
         self._heap: list[tuple[float, int, _Pending]] = []
         self._numbers = itertools.count()
-        self._sooner = anyio.Event()
+        self._sooner = event()
         self._wakes_at = float("inf")
         self._running = False
 
@@ -135,7 +134,7 @@ class _Deadlines:
         try:
             while heap:
                 self._wakes_at = heap[0][0]
-                self._sooner = anyio.Event()
+                self._sooner = event()
                 with anyio.move_on_after(self._wakes_at - monotonic()):
                     await self._sooner.wait()
                 now = monotonic()
@@ -171,7 +170,8 @@ class Switchboard:
         self.links: set[ActorRef] = set()
         """Whom this process has linked to there, in another node."""
         self._spawn = spawn
-        self._forked = False
+        self._over = ""
+        """Why nobody can be reached any more."""
         self._peers: dict[int, Peer] = {}
         self._found: dict[str, ActorRef] = {}
         self._numbers = itertools.count(1)
@@ -191,7 +191,7 @@ class Switchboard:
             board.callers = self.callers
             board.on_notice = self.on_notice
             board.on_lost = self.on_lost
-            board._forked = self._forked
+            board._over = self._over
             self._others[node] = board
             self._others.setdefault(self.node, self)
         return board
@@ -384,15 +384,15 @@ class Switchboard:
     def _connected(self, path: str, id_: int) -> Peer:
         peer = self._peers.get(id_)
         if peer is None:
-            if self._forked:
-                raise RuntimeFailure(f"this is a forked copy of a process, and cannot speak to {path!r} in its name")
+            if self._over:
+                raise RuntimeFailure(f"{self._over}, and cannot speak to {path!r}")
             directory = self.run_dir if id_ == ROOT_ID else f"{self.run_dir}/actors/{id_}"
             peer = Peer(self, path, id_, Connection(transport.connect(directory), self._spawn))
             self._peers[id_] = peer
             if self.own is not None:
                 who = f"{self.own.node}\0{self.own.path}" if id_ == ROOT_ID else self.own.node
                 peer.connection.post(message.encode(message.IDENT, self.own.id, who.encode()))
-            self._spawn(peer.listen)
+            peer.listen()
         return peer
 
     async def _unsent(self, peer: Peer) -> RuntimeFailure:
@@ -457,10 +457,17 @@ class Switchboard:
     def close_after_fork(self) -> None:
         """In a process forked from this one: it is another, and can speak to nobody."""
         for board in self._boards():
-            board._forked = True
+            board._over = "this is a forked copy of a process"
             for peer in board._peers.values():
                 peer.connection.close_after_fork()
             board._peers.clear()
+
+    def close(self) -> None:
+        """End every connection; who waits for an answer is told that it is lost."""
+        for board in self._boards():
+            board._over = "this connection to a node was closed when its block was left"
+            for peer in list(board._peers.values()):
+                peer.end()
 
 
 def _first_line(path: str) -> str:

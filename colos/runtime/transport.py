@@ -1,7 +1,7 @@
 """Framed Unix-socket streams, bounded mailboxes, backpressure.
 
-Sending tries the system call first and waits only when the kernel's buffer is full; receiving
-waits for readability, then drains.  A frame is handed over whole or not at all: what the kernel
+Sending tries the system call first and waits only when the kernel's buffer is full; receiving is
+called back when there is something to read, and reads.  A frame is handed over whole or not at all: what the kernel
 does not take at once lies in the connection's outbox, so that cancelling a sender never tears a
 frame apart.
 """
@@ -9,29 +9,30 @@ frame apart.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.lowlevel
 
 from colos.runtime import process
 from colos.runtime.message import Frame, Parser, Parts, ProtocolError
-
-Spawn = Callable[..., object]
-"""Starts a background task, as an anyio task group's `start_soon` does."""
+from colos.runtime.waiting import Changes, Spawn, readiness
 
 SOCKET_NAME: Final = "sock"
 OUTBOX_BYTES_MAX: Final = 256 << 10
 """A sender waits while more than this is on its way."""
 REPLY_BYTES_MAX: Final = 128 << 20
 """A client that lets more than this pile up in answers is cut off: it must not stop the actor."""
-_READ_BYTES: Final = 256 << 10
+_READ_BYTES: Final = 64 << 10
+_KERNEL_BYTES: Final = 512 << 10
+"""What the kernel is asked to hold of what is on its way, which it cuts to its limit (net.core.wmem_max)."""
 _BACKLOG: Final = 128
 _PARTS_MAX: Final = 1024
 """Linux's IOV_MAX: what one system call takes."""
@@ -44,6 +45,10 @@ _O_PATH: Final = getattr(os, "O_PATH", 0o10000000)
 _SO_PEERCRED: Final = getattr(socket, "SO_PEERCRED", 17)
 """Linux's numbers, which PyPy's modules leave out."""
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+_space: Final = memoryview(bytearray(_READ_BYTES))
+"""What every connection reads into: to allocate so much for each read would cost more than the read."""
 
 
 class BrokenConnectionError(Exception):
@@ -110,22 +115,25 @@ def _same_user(connection: socket.socket) -> bool:
 class Connection:
     """A framed stream over a connected non-blocking socket.
 
-    One task receives; any task posts.  `posted` counts the frames handed over.
+    Either somebody listens, or one task receives; any task posts.  `posted` counts the frames handed over.
     """
 
     def __init__(self, connected: socket.socket, spawn: Spawn, outbox_bytes_max: int = REPLY_BYTES_MAX) -> None:
         connected.setblocking(False)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
         self.posted = 0
         self.closed = False
         self._socket = connected
-        self._spawn = spawn
+        self._readiness = readiness(connected, spawn)
+        self._on_frames: Callable[[list[Frame]], None]
+        self._on_end: Callable[[ProtocolError | None], None]
         self._parser = Parser()
-        self._outbox: deque[memoryview] = deque()
+        self._outbox: deque[bytes | memoryview] = deque()
         self._outbox_bytes = 0
         self._outbox_bytes_max = outbox_bytes_max
         self._flushing = False
         self._reads = 0
-        self._moved = anyio.Event()
+        self._moved = Changes()
 
     def post(self, frame: bytes | Parts) -> None:
         """Hand over a frame, which is then on its way; never waits.  Raises BrokenConnectionError."""
@@ -185,48 +193,92 @@ class Connection:
     def _enqueue(self, parts: Parts, sent: int) -> None:
         """Keep what the kernel has not taken of a frame."""
         for part in parts:
-            if sent >= len(part):
-                sent -= len(part)
+            size = len(part)
+            if sent >= size:
+                sent -= size
                 continue
-            rest = memoryview(part)[sent:]
-            if not rest.readonly:  # its author goes on with it, and what was posted must not change
-                rest = memoryview(bytes(rest))
-            sent = 0
+            rest: bytes | memoryview = part
+            if sent or type(part) is not bytes:
+                rest = memoryview(part)[sent:]
+                if not rest.readonly:  # its author goes on with it, and what was posted must not change
+                    rest = bytes(rest)
+                size -= sent
+                sent = 0
             self._outbox.append(rest)
-            self._outbox_bytes += len(rest)
+            self._outbox_bytes += size
         if self._outbox and not self._flushing:
             self._flushing = True
-            self._spawn(self._flush)
+            self._readiness.on_writable(self._flush)
 
-    async def _flush(self) -> None:
+    def _flush(self) -> None:
+        """Give the kernel as much as it takes now, many small frames at a time."""
+        outbox = self._outbox
         try:
-            while self._outbox and not self.closed:
-                first = self._outbox[0]
-                sent = self._try_send((first,))
-                if sent == 0:
-                    await anyio.wait_writable(self._socket)
-                    continue
+            while outbox:
+                parts = tuple(itertools.islice(outbox, _PARTS_MAX))
+                sent = self._try_send(parts)
                 self._outbox_bytes -= sent
-                if sent == len(first):
-                    self._outbox.popleft()
+                for part in parts:
+                    size = len(part)
+                    if sent < size:
+                        break
+                    sent -= size
+                    outbox.popleft()
                 else:
-                    self._outbox[0] = first[sent:]
-                self._wake()
-        except (BrokenConnectionError, anyio.ClosedResourceError):
+                    continue
+                if sent:
+                    outbox[0] = memoryview(part)[sent:]
+                break
+        except BrokenConnectionError:
             # Whoever receives on this connection sees its end and tells those who wait for an answer.
-            pass
-        finally:
+            return
+        if not self._outbox:
+            self._stop_flushing()
+        self._moved.notify()
+
+    def _stop_flushing(self) -> None:
+        if self._flushing:
             self._flushing = False
+            self._readiness.on_writable(None)
 
     def close_sending(self) -> None:
         """Give up what is in the outbox; what the other side still says can be received."""
         self._outbox.clear()
         self._outbox_bytes = 0
-        self._wake()
+        self._stop_flushing()
+        self._moved.notify()
 
-    def _wake(self) -> None:
-        moved, self._moved = self._moved, anyio.Event()
-        moved.set()
+    def listen(self, on_frames: Callable[[list[Frame]], None], on_end: Callable[[ProtocolError | None], None]) -> None:
+        """From now on, hand over what comes, and once at its end say so, with what was no frame if that ended it."""
+        self._on_frames = on_frames
+        self._on_end = on_end
+        self.resume()
+
+    def pause(self) -> None:
+        """Hand over nothing for now: the other side has to wait."""
+        self._readiness.on_readable(None)
+
+    def resume(self) -> None:
+        """Go on."""
+        if not self.closed:
+            self._readiness.on_readable(self._read)
+
+    def _read(self) -> None:
+        """One read's worth at a turn: whoever sends without end must not have this process to himself."""
+        try:
+            frames = self.receive_now()
+        except BlockingIOError:
+            return
+        except (EOFError, ProtocolError) as error:
+            self.pause()
+            self._on_end(error if isinstance(error, ProtocolError) else None)
+            return
+        if frames:
+            try:
+                self._on_frames(frames)
+            except ProtocolError as error:
+                self.pause()
+                self._on_end(error)
 
     async def receive(self) -> list[Frame]:
         """The next frames, one at least.  Raises EOFError at the end, ProtocolError on garbage."""
@@ -255,15 +307,15 @@ class Connection:
                 if count:
                     return self._parser.filled(count)
                 raise EOFError
-            data = self._socket.recv(_READ_BYTES)
+            count = self._socket.recv_into(_space)
         except BlockingIOError:
             raise
         except OSError as error:
             # ECONNRESET: the other side died with our messages unread.  What it sent before came first.
             raise EOFError from error
-        if not data:
+        if not count:
             raise EOFError
-        return self._parser.feed(data)
+        return self._parser.feed(bytes(_space[:count]))
 
     def peek(self) -> bytes:
         """What comes next, left where it is; empty if nothing is here yet, or it has ended."""
@@ -278,14 +330,15 @@ class Connection:
             return
         self.closed = True
         self.close_sending()
-        anyio.notify_closing(self._socket)
+        self._readiness.close()
+        anyio.notify_closing(self._socket)  # to a task that receives
         self._socket.close()
 
     def detach(self) -> socket.socket:
         """Give the socket away, still open; this connection is then a closed one."""
         self.closed = True
         self.close_sending()
-        anyio.notify_closing(self._socket)
+        self._readiness.close()
         return socket.socket(fileno=self._socket.detach())
 
     def close_after_fork(self) -> None:
@@ -304,10 +357,10 @@ class Listener:
         self,
         listening: socket.socket,
         spawn: Spawn,
-        serve: Callable[[Connection], Awaitable[None]],
+        serve: Callable[[Connection], Awaitable[None]] | None,
         accepted: Callable[[Connection], None] | None = None,
     ) -> None:
-        """`serve` is a task for each connection; `accepted`, called at once, sees it first."""
+        """`serve` is a task for each connection, closed at its end; `accepted`, called at once, sees it first."""
         self._socket = listening
         self._spawn = spawn
         self._serve = serve
@@ -342,42 +395,21 @@ class Listener:
             pass
 
     def _take(self, accepted: socket.socket) -> None:
-        if _same_user(accepted):
-            connection = Connection(accepted, self._spawn)
-            self._spawn(self._attend, connection)
-            if self._accepted is not None:
-                self._accepted(connection)
-        else:
+        if not _same_user(accepted):
             accepted.close()
+            return
+        connection = Connection(accepted, self._spawn)
+        if self._serve is not None:
+            self._spawn(self._attend, self._serve, connection)
+        if self._accepted is not None:
+            self._accepted(connection)
 
-    async def _attend(self, connection: Connection) -> None:
+    async def _attend(self, serve: Callable[[Connection], Awaitable[None]], connection: Connection) -> None:
         try:
-            await self._serve(connection)
+            await serve(connection)
         except EOFError:
             pass  # the ordinary end of a connection
         except ProtocolError as error:
             process.complain(f"closed a connection: {error}")
         finally:
             connection.close()
-
-
-# --- waiting -----------------------------------------------------------------------------
-
-
-class Changes:
-    """Wakes everybody who waits whenever something changed; what changed is theirs to look at.
-
-    Between looking and waiting there must be no await, and then nothing is missed.
-    """
-
-    def __init__(self) -> None:
-        self._event: Any = anyio.Event()
-
-    def notify(self) -> None:
-        """Wake those who wait now."""
-        event, self._event = self._event, anyio.Event()
-        event.set()
-
-    async def wait(self) -> None:
-        """Wait for the next change."""
-        await self._event.wait()

@@ -7,16 +7,17 @@ import os
 import pickle
 import socket
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 import anyio
 
-from colos.runtime import behaviour, here, message, refs, rundir, streams, transport
+from colos.runtime import behaviour, here, message, refs, rehearsal, rundir, streams, transport
 from colos.runtime.callers import Callers
 from colos.runtime.decisions import is_abnormal
 from colos.runtime.here import Down, ExitSignal, Monitor
 from colos.runtime.mailbox import Letter, Mailbox
-from colos.runtime.message import Notice
+from colos.runtime.message import Frame, Notice
 from colos.runtime.reasons import NOCONNECTION, NORMAL, SHUTDOWN, text
 from colos.runtime.refs import ActorRef
 from colos.runtime.stats import Stats
@@ -24,10 +25,13 @@ from colos.runtime.supervisor import Plan
 from colos.runtime.switchboard import Switchboard
 from colos.runtime.trace import Tracer, request_text
 from colos.runtime.transport import BrokenConnectionError, Connection
+from colos.runtime.waiting import event
 
 _FAREWELL_S: Final = 1.0
 """How long answers and goodbyes may take to leave at the end: a client that does not read loses them."""
 _LETTERS_KEPT: Final = 5
+_TURNS: Final = 3
+"""Of the loop, after which what had been sent when this process was forked is read."""
 _MAILBOX_LIMIT: Final = 1000
 """A plain process's; an actor's class says its own."""
 
@@ -42,32 +46,26 @@ def say_last_words(control: socket.socket, reason: object, trace: str) -> None:
         pass
 
 
-def run(plan: Plan | None, path: str, id_: int, run_dir: str, control: socket.socket, backend: str) -> NoReturn:
-    """Be this process until its end; `control` is the socket to its root, and its lifeline.
+def run(plans: Mapping[str, Plan], run_dir: str, control: socket.socket, backend: str) -> NoReturn:
+    """Be a process of the node until its end; `control` is the socket to its root, and its lifeline.
 
-    Without a `plan`, the root says what it is for when it says GO.
+    Who it is, the root says; and what for, where `plans` do not.
     """
-    directory = f"{run_dir}/actors/{id_}"
-    streams.open_log(f"{directory}/log")
-    listening = transport.listen(directory)
-    anyio.run(Worker(plan, path, id_, run_dir, control, listening).main, backend=backend)
+    anyio.run(Worker(plans, run_dir, control).main, backend=backend)
     raise AssertionError("a process's main loop ends only with the process")
 
 
 class Worker:
     """The process itself: what `here.here()` is."""
 
+    ref: ActorRef
     plan: Plan
     board: Switchboard
     mailbox: Mailbox
     callers: Callers
+    stats: Stats
 
-    def __init__(
-        self, plan: Plan | None, path: str, id_: int, run_dir: str, control: socket.socket, listening: socket.socket
-    ) -> None:
-        if plan is not None:
-            self.plan = plan
-        self.ref = ActorRef(path, id_, run_dir)
+    def __init__(self, plans: Mapping[str, Plan], run_dir: str, control: socket.socket) -> None:
         self.ancestors: tuple[ActorRef, ...] = ()
         self.traps = False
         self.monitors: dict[int, Monitor] = {}
@@ -76,35 +74,56 @@ class Worker:
         self.latest: deque[Letter] = deque(maxlen=_LETTERS_KEPT)
         """The last messages that were acted upon, for the crash report."""
         self.tracer = Tracer()
-        self.stats = Stats(f"{run_dir}/actors/{id_}/stats")
+        self._plans = plans
         self._run_dir = run_dir
         self._control_socket = control
-        self._listening = listening
         self._extra: bytes | None = None
         self._death: tuple[object, str] | None = None
+        self._is_somebody = False
 
     async def main(self) -> None:
         """Everything, in order."""
         async with anyio.create_task_group() as tasks:
-            self.spawn = spawn = tasks.start_soon
-            self._go = anyio.Event()
+            self.spawn = tasks.start_soon
+            self._go = event()
             self._life = anyio.CancelScope()
-            self._control = Connection(self._control_socket, spawn)
-            ref = self.ref
-            self.board = Switchboard(self._run_dir, spawn, own=ref, root=self._control, tracer=self.tracer)
-            self.board.on_notice = self._on_notice
-            self.board.on_lost = self._on_lost
-            self.ref = ActorRef(ref.path, ref.id, ref.node, self.board)
-            refs.bind(self.board)
-            here.be_here(self)
-            self.mailbox = Mailbox(_MAILBOX_LIMIT)
-            self.callers = self.board.callers = Callers(self._listening, spawn, self.mailbox, self.tracer)
-            os.register_at_fork(after_in_child=self._close_after_fork)
-            spawn(self._obey)
-            self._control.post(message.encode(message.HELLO, 0, b"%d" % os.getpid()))
-            await self._go.wait()
+            self._control = Connection(self._control_socket, self.spawn)
+            self._control.listen(self._obey, self._orphaned)
+            self._control.post(message.encode(message.BORN, os.getpid()))
+            await self._wait_for_go()
             words = await self._live()
             await self._farewell(*(self._death or words))
+
+    async def _wait_for_go(self) -> None:
+        for _ in range(_TURNS):
+            await anyio.lowlevel.checkpoint()
+        if not self._is_somebody:
+            try:
+                await rehearsal.play()
+            except OSError:  # no descriptor to spare: nothing is lost
+                pass
+        await self._go.wait()
+
+    def _be(self, path: str, id_: int, key: str) -> None:
+        """From here on it is somebody, and can be reached."""
+        self._is_somebody = True
+        directory = f"{self._run_dir}/actors/{id_}"
+        streams.open_log(f"{directory}/log")
+        listening = transport.listen(directory)
+        if key:
+            self.plan = self._plans[key]
+        self.stats = Stats(f"{directory}/stats")
+        ref = ActorRef(path, id_, self._run_dir)
+        self.board = Switchboard(self._run_dir, self.spawn, own=ref, root=self._control, tracer=self.tracer)
+        self.board.on_notice = self._on_notice
+        self.board.on_lost = self._on_lost
+        self.ref = ActorRef(path, id_, self._run_dir, self.board)
+        refs.bind(self.board)
+        here.be_here(self)
+        self.mailbox = Mailbox(_MAILBOX_LIMIT)
+        self.callers = self.board.callers = Callers(listening, self.spawn, self.mailbox, self.tracer)
+        os.register_at_fork(after_in_child=self._close_after_fork)
+        self._control.post(message.encode(message.HELLO))
 
     async def _live(self) -> tuple[object, str]:
         """Do what this process is for; the reason of its end, and a traceback."""
@@ -141,21 +160,22 @@ class Worker:
 
     # --- the root
 
-    async def _obey(self) -> None:
-        try:
-            while True:
-                for frame in await self._control.receive():
-                    if frame.kind == message.GO:
-                        ancestors, plan, self._extra = message.decode(frame)
-                        self.plan = plan or self.plan
-                        self.ancestors = tuple(self.board.ref(path, id_) for path, id_ in ancestors)
-                        self._go.set()
-                    elif frame.kind == message.STOP:
-                        self._asked_to_stop()
-                    else:
-                        self.board.root_peer.take(frame)
-        except (EOFError, message.ProtocolError):
-            os._exit(1)  # the lifeline: nobody is left who could restart, stop or reap this process
+    def _obey(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.kind == message.BE:
+                self._be(*message.decode(frame))
+            elif frame.kind == message.GO:
+                ancestors, plan, self._extra = message.decode(frame)
+                self.plan = plan or self.plan
+                self.ancestors = tuple(self.board.ref(path, id_) for path, id_ in ancestors)
+                self._go.set()
+            elif frame.kind == message.STOP:
+                self._asked_to_stop()
+            else:
+                self.board.root_peer.take(frame)
+
+    def _orphaned(self, _: message.ProtocolError | None) -> NoReturn:
+        os._exit(1)  # the lifeline: nobody is left who could restart, stop or reap this process
 
     def _asked_to_stop(self) -> None:
         if self.plan.kind == "actor":

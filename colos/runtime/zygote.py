@@ -5,14 +5,14 @@ before the loop starts.  The zygote makes siblings of itself (CLONE_PARENT); whe
 it forks twice, and the root is a child subreaper.  Either way the new process is *the root's own
 child*, with a true exit status.  A node's first children are forked by the root itself, before its loop starts.
 
-Beside the zygote waits a spare, forked by it: when the zygote dies or hangs, the spare takes its place.
+A new process is nobody: it runs its event loop and waits to be told who it is.  Beside the zygote waits a
+spare, forked by it: when the zygote dies or hangs, the spare takes its place.
 """
 
 from __future__ import annotations
 
 import array
 import gc
-import importlib
 import os
 import signal
 import socket
@@ -24,20 +24,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-import anyio
-
 from colos.errors import StartFailed
 from colos.runtime import process, stacks, streams, worker
 from colos.runtime.reasons import describe
+from colos.runtime.rehearsal import rehearse
 from colos.runtime.supervisor import Plan
 
-_REQUEST: Final = struct.Struct("<BQHH")
-_PROCESS: Final = 0
-_SPARE: Final = 1
-_REQUEST_MAX: Final = 16 << 10
+_PROCESS: Final = b"P"
+_SPARE: Final = b"S"
 _PID: Final = struct.Struct("<I")
 _REPARENT_S: Final = 5.0
-_REHEARSALS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +56,9 @@ def prepare(backend: str) -> None:
     process.reset_signals()
     streams.prepare_streams()
     stacks.prepare()
-    importlib.import_module(f"anyio._backends._{backend}")  # which anyio itself would do in every actor
+    rehearse(backend)
     if hasattr(gc, "freeze"):
         gc.freeze()
-
-
-def rehearse(backend: str) -> None:
-    """Run once, in the process that nodes are forked from, what every event loop here does at its start.
-
-    Code that has run is specialised and its caches are filled; done in each fork instead, that writes
-    to, and so copies, some hundred pages (measured: 12 % of all that a node copies until it is ready).
-    """
-    importlib.import_module(f"anyio._backends._{backend}")
-    for _ in range(_REHEARSALS):
-        anyio.run(_scene, backend=backend)
-
-
-async def _readable(end: socket.socket) -> None:
-    await anyio.wait_readable(end)
-
-
-async def _scene() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs, anyio.open_signal_receiver(signal.SIGCHLD):
-        ours.setblocking(False)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_readable, ours)
-            with anyio.move_on_after(0.001):
-                await anyio.Event().wait()
-            theirs.send(b"x")
 
 
 def _kernel_threads() -> int:
@@ -98,11 +68,11 @@ def _kernel_threads() -> int:
         return 1
 
 
-def fork_process(nursery: Nursery, key: str, path: str, id_: int, control: socket.socket) -> int:
+def fork_process(nursery: Nursery, control: socket.socket) -> int:
     """Fork a process of the node as this process's own child; its pid.  Only before an event loop runs here."""
     pid = os.fork()
     if pid == 0:
-        _become(nursery, key, path, id_, control, former_parent=0)
+        _become(nursery, control, former_parent=0)
     return pid
 
 
@@ -148,16 +118,12 @@ class Zygote:
         """Ask for another zygote, never waiting.  Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._ask(_REQUEST.pack(_SPARE, 0, 0, 0), theirs)
+            self._ask(_SPARE, theirs)
         return Zygote(ours, None)
 
-    def spawn(self, key: str, path: str, id_: int, control: socket.socket) -> None:
-        """Ask for a process, never waiting: it says HELLO on `control`, or that ends.  Raises OSError.
-
-        `key` says which of the nursery's plans it is for; with none, the root tells it.
-        """
-        names = [name.encode() for name in (key, path)]
-        self._ask(_REQUEST.pack(_PROCESS, id_, *map(len, names)) + b"".join(names), control)
+    def spawn(self, control: socket.socket) -> None:
+        """Ask for a process, never waiting: it says BORN on `control`, or that ends.  Raises OSError."""
+        self._ask(_PROCESS, control)
 
     def _ask(self, request: bytes, descriptor: socket.socket) -> None:
         rights = array.array("i", [descriptor.fileno()])
@@ -189,21 +155,18 @@ def _be_zygote(nursery: Nursery, requests: socket.socket) -> NoReturn:
 def _fork_next(nursery: Nursery, requests: socket.socket) -> bool:
     """Serve one request; False when the root is gone."""
     try:
-        data, descriptors, _, _ = socket.recv_fds(requests, _REQUEST_MAX, 1)
+        what, descriptors, _, _ = socket.recv_fds(requests, 1, 1)
     except ConnectionResetError:  # it died before it had read what this zygote said: its pid
         return False
-    if not data:
+    if not what:
         return False
-    what, id_, key_bytes, path_bytes = _REQUEST.unpack_from(data)
-    names = data[_REQUEST.size :]
-    key, path = names[:key_bytes].decode(), names[key_bytes : key_bytes + path_bytes].decode()
     control = socket.socket(fileno=descriptors[0])
     try:
         if process.can_fork_siblings():
             if process.fork_sibling() == 0:
-                _go(nursery, what, (key, path, id_), control, former_parent=0)
+                _go(nursery, what, control, former_parent=0)
         elif os.fork() == 0:
-            _fork_and_go(nursery, what, (key, path, id_), control)
+            _fork_and_go(nursery, what, control)
     except OSError as error:  # process-table exhaustion, say: the root decides
         if what == _PROCESS:
             worker.say_last_words(control, describe(error), "")
@@ -212,11 +175,11 @@ def _fork_next(nursery: Nursery, requests: socket.socket) -> bool:
     return True
 
 
-def _fork_and_go(nursery: Nursery, what: int, who: tuple[str, str, int], control: socket.socket) -> NoReturn:
+def _fork_and_go(nursery: Nursery, what: bytes, control: socket.socket) -> NoReturn:
     try:
         here = os.getpid()
         if os.fork() == 0:
-            _go(nursery, what, who, control, former_parent=here)
+            _go(nursery, what, control, former_parent=here)
     except OSError as error:
         if what == _PROCESS:
             worker.say_last_words(control, describe(error), "")
@@ -224,9 +187,9 @@ def _fork_and_go(nursery: Nursery, what: int, who: tuple[str, str, int], control
         os._exit(0)
 
 
-def _go(nursery: Nursery, what: int, who: tuple[str, str, int], control: socket.socket, former_parent: int) -> NoReturn:
+def _go(nursery: Nursery, what: bytes, control: socket.socket, former_parent: int) -> NoReturn:
     if what == _PROCESS:
-        _become(nursery, *who, control, former_parent=former_parent)
+        _become(nursery, control, former_parent=former_parent)
     try:
         _wait_for_root(former_parent)
         control.send(_PID.pack(os.getpid()))
@@ -244,13 +207,13 @@ def _wait_for_root(former_parent: int) -> None:
 # --- in the process ----------------------------------------------------------------------
 
 
-def _become(nursery: Nursery, key: str, path: str, id_: int, control: socket.socket, former_parent: int) -> NoReturn:
+def _become(nursery: Nursery, control: socket.socket, former_parent: int) -> NoReturn:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _wait_for_root(former_parent)
         if process.die_with_parent(nursery.root_pid):
             process.close_all_but(control.fileno())
-            worker.run(nursery.plans.get(key), path, id_, nursery.run_dir, control, nursery.backend)
+            worker.run(nursery.plans, nursery.run_dir, control, nursery.backend)
     except BaseException as error:  # nothing may return into the stack that this process was forked from
         worker.say_last_words(control, describe(error), traceback.format_exc())
     finally:

@@ -61,7 +61,7 @@ async def test_a_read_only_prompt_changes_nothing(base: str, anyio_backend: str)
             "(<ActorRef bank/account #1>, True)\nsaid",
             "Bad file descriptor",
             "the copy died: killed (SIGSEGV)\n",
-            "this is a forked copy of a process, and cannot speak to '(root)' in its name",
+            "this is a forked copy of a process, and cannot speak to '(root)'",
         ]
         at = 0
         for words in expected:
