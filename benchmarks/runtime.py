@@ -99,6 +99,7 @@ COLUMNS = (
     Column("pss_mib", "PSS MiB"),
 )
 EXTRAS = {
+    "spawn_in_a_row_ms": "spawned one after the other without a rest, to its first answer, ms",
     "spawn_outside_ms": "spawned by a program outside the node, to its first answer, ms",
     "call_outside_us": "call and answer, from a program outside the node, us",
     "one_way_cast_per_s": "one-way 100-byte casts a second",

@@ -114,7 +114,7 @@ class Listener:
 
 async def spawns(listener: Listener, plan: figures.Plan) -> list[float]:
     took = []
-    for _ in figures.within(plan.spawns, plan.seconds):
+    for _ in figures.spaced(plan.spawns, plan.seconds):
         started = time.perf_counter()
         peer = await listener.start()
         await peer.call("answer", 1)

@@ -52,7 +52,7 @@ class Peer:
 
 def spawns(method: str, plan: figures.Plan) -> list[float]:
     took = []
-    for _ in figures.within(plan.spawns, plan.seconds):
+    for _ in figures.spaced(plan.spawns, plan.seconds):
         started = time.perf_counter()
         peer = Peer(method)
         peer.call("answer", 1)

@@ -57,9 +57,9 @@ class Answerer(Actor):
 class Driver(Actor):
     """The actor that measures: each method answers with its samples."""
 
-    async def spawns(self, count: int, seconds: float) -> list[float]:
+    async def spawns(self, count: int, seconds: float, rested: bool = True) -> list[float]:
         took = []
-        for _ in figures.within(count, seconds):
+        for _ in (figures.spaced if rested else figures.within)(count, seconds):
             started = time.perf_counter()
             ref = await spawn(Answerer)
             await ref.answer(1)
@@ -126,7 +126,7 @@ async def calls(ref: ActorRef, count: int, seconds: float) -> list[float]:
 async def spawns_outside(node: NodeClient, count: int, seconds: float) -> list[float]:
     """Spawned and asked by a program that is not in the node."""
     took = []
-    for _ in figures.within(count, seconds):
+    for _ in figures.spaced(count, seconds):
         started = time.perf_counter()
         ref = await node.spawn(Answerer)
         await ref.answer(1)
@@ -160,6 +160,7 @@ async def measure(node: NodeClient, plan: figures.Plan) -> None:
     driver = await node.whereis("driver")
     few, many = (plan.spawns, plan.seconds), (plan.calls, plan.seconds)
     figures.say("spawn_ms", await driver.call("spawns", *few, timeout=_DEADLINE_S))
+    figures.say("spawn_in_a_row_ms", await driver.call("spawns", *few, rested=False, timeout=_DEADLINE_S))
     figures.say("spawn_outside_ms", await spawns_outside(node, *few))
     ref = await node.spawn(Answerer)
     figures.say("call_us", await driver.call("calls", ref, *many, timeout=_DEADLINE_S))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 SMALL = b"x" * 100
 BIG = b"x" * (4 << 20)
+REST_S = 0.05
 IDLE_S = 0.3
 """Seconds an actor idles before its memory is read."""
 
@@ -41,6 +42,13 @@ def within(count: int, seconds: float) -> Iterator[int]:
         yield number
         if time.monotonic() > ends:
             return
+
+
+def spaced(count: int, seconds: float) -> Iterator[int]:
+    """The same with a rest before each, so that the end of the last does not compete with the start of the next."""
+    for number in within(count, seconds):
+        time.sleep(REST_S)
+        yield number
 
 
 def say(what: str, values: Iterable[float], note: str = "") -> None:

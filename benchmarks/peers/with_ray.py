@@ -46,7 +46,7 @@ def ask(reference: ray.ObjectRef) -> object:
 
 def spawns(plan: figures.Plan) -> list[float]:
     took = []
-    for _ in figures.within(plan.spawns, plan.seconds):
+    for _ in figures.spaced(plan.spawns, plan.seconds):
         started = time.perf_counter()
         actor = Answerer.remote()
         ask(actor.answer.remote(1))

@@ -58,7 +58,7 @@ def ask(system: ActorSystem, actor: object, message: object) -> object:
 
 def spawns(system: ActorSystem, plan: figures.Plan) -> list[float]:
     took = []
-    for _ in figures.within(plan.spawns, plan.seconds):
+    for _ in figures.spaced(plan.spawns, plan.seconds):
         started = time.perf_counter()
         actor = system.createActor(Answerer)
         ask(system, actor, ("answer", 1))

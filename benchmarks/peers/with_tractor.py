@@ -47,7 +47,7 @@ async def start(nursery: tractor.ActorNursery) -> tractor.Portal:
 
 async def spawns(nursery: tractor.ActorNursery, plan: figures.Plan) -> list[float]:
     took = []
-    for _ in figures.within(plan.spawns, plan.seconds):
+    for _ in figures.spaced(plan.spawns, plan.seconds):
         started = time.perf_counter()
         portal = await start(nursery)
         await portal.run(answer, value=1)

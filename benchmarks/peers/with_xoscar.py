@@ -62,7 +62,7 @@ class Pool:
 
 async def spawns(pool: Pool, plan: figures.Plan) -> list[float]:
     took = []
-    for _ in figures.within(plan.spawns, plan.seconds):
+    for _ in figures.spaced(plan.spawns, plan.seconds):
         started = time.perf_counter()
         ref = await pool.start()
         await ref.answer(1)

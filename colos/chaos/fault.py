@@ -18,10 +18,27 @@ from colos.errors import InvalidSpecification
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
+    from colos.chaos.mechanisms.syscalls import Trap
     from colos.chaos.sandbox.handle import Sandbox, Target
     from colos.chaos.sandbox.session import Session
 
-__all__ = ["EVERYTHING", "REGISTRY", "Fault", "Lease", "Overlays", "Reach", "Site", "count_of", "matches"]
+__all__ = ["EVERYTHING", "FAMILIES", "REGISTRY", "Fault", "Lease", "Overlays", "Reach", "Site", "count_of", "matches"]
+
+#: The headings of the catalogue, in its order.
+FAMILIES = (
+    "process",
+    "disk",
+    "descriptors",
+    "processes",
+    "memory",
+    "cpu",
+    "scheduling",
+    "clock",
+    "network",
+    "names and chance",
+    "system calls",
+    "hardware",
+)
 
 #: The pattern of a declaration that names no target.
 EVERYTHING = "*"
@@ -126,8 +143,14 @@ class Fault(ABC):
     parameters: ClassVar[Mapping[str, object]] = {}
     #: Whether a step of this kind names processes.
     targeted: ClassVar[bool] = True
-    #: What a person reads in the documentation and in `colos doctor`.
+    #: Under which heading it stands: one of `FAMILIES`.
+    family: ClassVar[str] = ""
+    #: What a person reads in the documentation and in `colos doctor`: what really happens, in a line.
     summary: ClassVar[str] = ""
+    #: What a program under it sees: the errno, the signal, the delay.
+    sees: ClassVar[str] = ""
+    #: What is taken as proof that it fired.
+    proof: ClassVar[str] = ""
 
     def __init_subclass__(cls, **extra: object) -> None:
         super().__init_subclass__(**extra)
@@ -146,6 +169,22 @@ class Fault(ABC):
     @abstractmethod
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
         """None where it can be made real; else the reason and the cure."""
+
+    @classmethod
+    def mechanism(cls, session: Session) -> str:
+        """The OS facility that it would use here, as its leases name it."""
+        del session
+        return ""
+
+    @classmethod
+    def traps(cls, arguments: Mapping[str, Any]) -> tuple[Trap, ...]:
+        """The system calls that must be trapped, from the system's start, for a step with these arguments."""
+        del arguments
+        return ()
+
+    def needed(self) -> tuple[Trap, ...]:
+        """The same for every step that this declaration may give."""
+        return self.traps(self.parameters)
 
     # --- generation ---------------------------------------------------------------------
 

@@ -33,7 +33,10 @@ class CpuStarvation(Fault):
     """The process runs for `share` of the time (0.1 is a tenth), in slices of 5 ms."""
 
     kind = "cpu-starvation"
+    family = "cpu"
     summary = "the live process gets a share of the CPU, in slices of 5 ms"
+    sees = "nothing but time that passes"
+    proof = "stops seen in /proc"
     parameters: ClassVar[Mapping[str, object]] = {"share": 0.1}
 
     def __init__(self, target: str = EVERYTHING, *, shares: tuple[float, ...] = (0.1, 0.3)) -> None:
@@ -45,6 +48,12 @@ class CpuStarvation(Fault):
         """Stopping needs nothing but signals."""
         del session
         return None
+
+    @classmethod
+    def mechanism(cls, session: Session) -> str:
+        """See Fault."""
+        del session
+        return "stop-continue"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """One of the declared shares."""

@@ -32,7 +32,10 @@ class DescriptorExhaustion(Fault):
     """The process can open `free` more descriptors, and then gets EMFILE."""
 
     kind = "descriptor-exhaustion"
+    family = "descriptors"
     summary = "the live process has no descriptor left: open, socket, accept and pipe give EMFILE"
+    sees = "EMFILE"
+    proof = "the kernel's own limit against /proc/PID/fd"
     parameters: ClassVar[Mapping[str, object]] = {"free": 0}
 
     @classmethod
@@ -40,6 +43,12 @@ class DescriptorExhaustion(Fault):
         """prlimit needs no privilege on processes of the same user."""
         del session
         return None
+
+    @classmethod
+    def mechanism(cls, session: Session) -> str:
+        """See Fault."""
+        del session
+        return "prlimit"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """How many are left."""

@@ -35,8 +35,11 @@ class DiskFull(Fault):
     """The system's data disk has `free` more bytes (whole pages) or inodes, and then gives ENOSPC."""
 
     kind = "disk-full"
+    family = "disk"
     targeted = False
     summary = "the data disk has no bytes, or no inodes, left: ENOSPC, and short writes before it"
+    sees = "ENOSPC, and short writes before it"
+    proof = "a probe that met ENOSPC, or the keeper's count of answers"
     parameters: ClassVar[Mapping[str, object]] = {"resource": "bytes", "free": 0}
 
     def __init__(self, *, resources: Sequence[str] = RESOURCES) -> None:
@@ -58,6 +61,11 @@ class DiskFull(Fault):
             f"bare sandboxes need seccomp user notification: {reason}",
             "a kernel of 5.6 or newer, or user namespaces",
         )
+
+    @classmethod
+    def mechanism(cls, session: Session) -> str:
+        """See Fault."""
+        return "tmpfs-remount" if session.tier == NAMESPACES else "seccomp-notify"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Which resource ends, and how much of it is left."""

@@ -39,7 +39,10 @@ class Kill(Fault):
     """Send a signal to one or all of the processes that match.  SIGKILL unless `signals` says more."""
 
     kind = "kill"
+    family = "process"
     summary = "a signal to one process or to all that match; SIGKILL by default, any other by name"
+    sees = "the signal"
+    proof = "the exit on the pidfd, state T for a stop, else that it is pending no more"
     parameters: ClassVar[Mapping[str, object]] = {"signal": "SIGKILL"}
 
     def __init__(self, target: str = EVERYTHING, *, signals: Sequence[str] = ("SIGKILL",)) -> None:
@@ -51,6 +54,12 @@ class Kill(Fault):
         """Signals by pidfd are in every kernel that this package supports."""
         del session
         return None
+
+    @classmethod
+    def mechanism(cls, session: Session) -> str:
+        """See Fault."""
+        del session
+        return "pidfd_send_signal"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """One of the declared signals."""

@@ -202,6 +202,14 @@ class Sandbox:
 
     # --- acting inside ------------------------------------------------------------------
 
+    def join(self, request: Callable[[], tuple[Any, tuple[int, ...]]]) -> tuple[Any, list[int]]:
+        """Do something inside its namespaces (`namespaces` only), as root of them, in a process of its own.
+
+        `request` is picklable (a frozen dataclass of a module that imports nothing of a test's), is called
+        inside, and gives a plain value and descriptors to pass out; these are the caller's to close.  Raises `OSError`.
+        """
+        return self.session.join(self._pidfds[0], request)
+
     def remount_data(self, *, size: int | None = None, inodes: int | None = None) -> None:
         """Give the data disk new limits (`namespaces` only).  Raises `OSError`."""
         self.session.join(self._pidfds[0], Remount(self.place.data, size, inodes))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class Connect:
         return connection.family, (connection.detach(),)
 
 
-def perform(request: Remount | Connect, reply: socket.socket, pidfd: int) -> None:
+def perform(request: Callable[[], tuple[Any, tuple[int, ...]]], reply: socket.socket, pidfd: int) -> None:
     """Join the sandbox behind `pidfd`, do what is asked, answer, and exit."""
     try:
         kernel.setns(pidfd, kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWNET)

@@ -17,7 +17,6 @@ from typing import Any
 
 from colos.chaos.sandbox import wire
 from colos.chaos.sandbox.handle import Sandbox
-from colos.chaos.sandbox.join import Connect, Remount
 from colos.chaos.sandbox.spec import BARE, NAMESPACES, Program, SandboxSpec, kept_paths
 from colos.errors import HarnessBroken
 
@@ -224,7 +223,7 @@ class Session:
             return refused
         return sandbox
 
-    def join(self, pidfd: int, request: Remount | Connect) -> tuple[Any, list[int]]:
+    def join(self, pidfd: int, request: Callable[[], tuple[Any, tuple[int, ...]]]) -> tuple[Any, list[int]]:
         """Do something inside a sandbox.  Raises `OSError` with the errno met in there."""
         with self._request(("join", request), (pidfd,)) as reply:
             answer, descriptors = self.await_message(reply, type(request).__name__, _ANSWER_S)
