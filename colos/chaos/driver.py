@@ -32,6 +32,7 @@ from colos.chaos.fault import Fault
 from colos.chaos.faults import fault_kinds
 from colos.chaos.journal import Journal
 from colos.chaos.machine import ChaosMachine, SearchEnded, author_rules, declared_properties, required_arguments
+from colos.chaos.mechanisms.syscalls import merged
 from colos.chaos.properties import Outcome, Verdict, Violation
 from colos.chaos.sandbox.session import Session
 from colos.chaos.sandbox.spec import SandboxSpec, kept_paths
@@ -203,6 +204,7 @@ class Driver:
                 data_inodes=cls.data_inodes,
                 writable=tuple(cls.writable),
                 kept=kept_paths(),
+                traps=merged(trap for fault in cls.faults for trap in fault.needed()),
             ),
             refusals=(*REFUSALS, *cls.refusals),
             unknowns=(*UNKNOWNS, *cls.unknowns),

@@ -27,8 +27,9 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from colos.chaos.mechanisms.rawcalls import (
     ARCHITECTURES,
@@ -52,6 +53,7 @@ __all__ = [
     "Trap",
     "call",
     "install",
+    "merged",
     "number_of",
     "open_of",
     "probe",
@@ -89,8 +91,17 @@ class Trap:
     mask: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+def merged(traps: Iterable[Trap]) -> tuple[Trap, ...]:
+    """Each call once: two different conditions on one call become none, so that both are met."""
+    found: dict[str, Trap] = {}
+    for trap in traps:
+        known = found.setdefault(trap.call, trap)
+        if known != trap:
+            found[trap.call] = Trap(trap.call)
+    return tuple(found.values())
+
+
+class Notification(NamedTuple):
     """A call that waits for an answer; `pid` is the calling *thread's* id, as the supervisor sees it."""
 
     id: int
@@ -141,9 +152,9 @@ def _program(calls: Sequence[Trap], audit_arch: int, column: int) -> list[bytes]
 def install(calls: Sequence[Trap]) -> int:
     """Trap `calls` of this process and all its descendants, for ever; returns the listener's descriptor.
 
-    Call it right after the fork, single-threaded.  The descriptor is close-on-exec; send it away
-    (sendmsg is not to be among the traps) and close it: from here on each trapped call waits until
-    somebody answers.  Sets ``no_new_privs``, so set-user-id programs lose their privilege.
+    Call it right after the fork, single-threaded.  The descriptor is close-on-exec; have it taken
+    (pidfd_getfd(2); or sent away, where sendmsg is not trapped) and close it: from here on each trapped
+    call waits until somebody answers.  Sets ``no_new_privs``, so set-user-id programs lose their privilege.
 
     Raises OSError: EBUSY (a listener exists already), EINVAL (kernel before 5.0), ENOSYS or EPERM
     (seccomp is missing or itself filtered); InvalidSpecification for an unknown call.  seccomp(2).

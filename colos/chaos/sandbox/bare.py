@@ -20,7 +20,7 @@ from colos.chaos.sandbox import wire
 from colos.chaos.sandbox.keeper import Keeper
 from colos.chaos.sandbox.processes import descendants
 from colos.chaos.sandbox.spec import Place, SandboxSpec
-from colos.chaos.sandbox.trap import DiskTrap
+from colos.chaos.sandbox.trap import SyscallTrap
 
 __all__ = ["PREFIX", "launch"]
 
@@ -35,7 +35,6 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bo
 
     `template` is a pidfd: the sandbox ends with that process, as one of namespaces does.
     """
-    del spec  # a host directory has no size of its own: the disk fault counts instead
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # only the lifelines end a watchdog
@@ -46,7 +45,7 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bo
         keeper = os.fork()
         if keeper == 0:
             kernel.become_subreaper()
-            _keep(base, channel, watchdog, template, trap=trap)
+            _keep(spec, base, channel, watchdog, template, trap=trap)
         else:
             channel.close()  # so that the test sees its end when the keeper dies
             os.waitpid(keeper, 0)
@@ -56,7 +55,7 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bo
     os._exit(0)
 
 
-def _keep(base: str, channel: socket.socket, watchdog: int, template: int, *, trap: bool) -> None:
+def _keep(spec: SandboxSpec, base: str, channel: socket.socket, watchdog: int, template: int, *, trap: bool) -> None:
     place = Place(f"{base}/data", f"{base}/run", f"{base}/home", f"{base}/tmp")
     for directory in (place.data, place.run, place.home, place.tmp):
         os.mkdir(directory, 0o700)
@@ -65,7 +64,8 @@ def _keep(base: str, channel: socket.socket, watchdog: int, template: int, *, tr
     os.close(watchdog)
     os.close(keeper)
     wire.send(channel, ("furnished", place))
-    Keeper(channel, place, DiskTrap(place.data) if trap else None, lifeline=template).run()
+    # A host directory has no size of its own: a full disk is counted instead.
+    Keeper(channel, place, SyscallTrap(spec.traps, place.data) if trap else None, lifeline=template).run()
 
 
 def _end_everything() -> None:

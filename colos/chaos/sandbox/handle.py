@@ -118,13 +118,15 @@ class Sandbox:
         self._tell(("stop",))
 
     def trap(self, *request: Any, timeout_s: float = 5.0) -> Any:
-        """Ask the keeper's disk trap (`bare` only)."""
+        """Ask the keeper's trap (`trapping` says whether there is one)."""
         self._answers.clear()
         self._tell(("trap", request))
         deadline = time.monotonic() + timeout_s
         while not self._answers:
             if not self.pump(deadline - time.monotonic()):
-                raise HarnessBroken("the watchdog's disk trap", f"did not answer {request!r} within {timeout_s:g} s")
+                raise HarnessBroken(
+                    "the keeper's system call trap", f"did not answer {request!r} within {timeout_s:g} s"
+                )
         return self._answers.pop()
 
     def _tell(self, message: tuple[Any, ...]) -> None:

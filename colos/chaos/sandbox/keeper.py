@@ -23,7 +23,7 @@ from colos.chaos.sandbox import wire
 from colos.chaos.sandbox.spec import Place, Program
 
 if TYPE_CHECKING:
-    from colos.chaos.sandbox.trap import DiskTrap
+    from colos.chaos.sandbox.trap import SyscallTrap
 
 __all__ = ["OUTPUT", "Keeper"]
 
@@ -33,10 +33,10 @@ _READY = b"r"
 
 
 class Keeper:
-    """One poll loop over the channel, dying children, readiness, and (in `bare`) trapped calls."""
+    """One poll loop over the channel, dying children, readiness, and trapped calls."""
 
     def __init__(
-        self, channel: socket.socket, place: Place, trap: DiskTrap | None = None, lifeline: int | None = None
+        self, channel: socket.socket, place: Place, trap: SyscallTrap | None = None, lifeline: int | None = None
     ) -> None:
         self._channel = channel
         self._place = place
@@ -60,7 +60,7 @@ class Keeper:
         if self._lifeline is not None:
             self._poll.register(self._lifeline, select.POLLIN)
         while True:
-            for descriptor, event in self._poll.poll():
+            for descriptor, event in self._poll.poll(self._sleep_ms()):
                 if descriptor == self._channel.fileno():
                     if not self._command():
                         return
@@ -73,6 +73,12 @@ class Keeper:
                     self._announce_ready()
                 elif self._trap is not None:
                     self._trap.serve(descriptor, event)
+            if self._trap is not None:
+                self._trap.go_on()
+
+    def _sleep_ms(self) -> float | None:
+        due_s = self._trap.next_due_s() if self._trap is not None else None
+        return None if due_s is None else due_s * 1000
 
     # --- what the test asks for ---------------------------------------------------------
 
@@ -123,7 +129,7 @@ class Keeper:
         self._ready = ready_in
         self._poll.register(ready_in, select.POLLIN)
         if handover is not None and self._trap is not None:
-            self._trap.accept(handover, self._poll)
+            self._trap.accept(handover, main, self._poll)
         self._count += 1
         self._tell(("started", main, self._count, written))
 

@@ -16,6 +16,7 @@ from colos.chaos.mechanisms import kernel
 from colos.chaos.sandbox import wire
 from colos.chaos.sandbox.keeper import Keeper
 from colos.chaos.sandbox.spec import COVERED, Place, SandboxSpec
+from colos.chaos.sandbox.trap import SyscallTrap
 
 __all__ = ["launch"]
 
@@ -32,7 +33,7 @@ _BASES = (*COVERED, "/mnt", "/srv")
 _OWN = kernel.MS_NOSUID | kernel.MS_NODEV
 
 
-def launch(spec: SandboxSpec, channel: socket.socket, template: int) -> None:
+def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bool) -> None:
     """Make the sandbox and wait for its end; runs in a process of its own and never returns."""
     kernel.die_with_parent(template)
     try:
@@ -47,7 +48,7 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int) -> None:
     first = os.fork()
     if first == 0:
         os.close(go_out)
-        _first_process(spec, channel, launcher, go_in)
+        _first_process(spec, channel, launcher, go_in, trap=trap)
     os.close(go_in)
     pidfd = os.pidfd_open(first)
     wire.send(channel, ("made", first), (pidfd,))
@@ -73,7 +74,7 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _first_process(spec: SandboxSpec, channel: socket.socket, launcher: int, go: int) -> None:
+def _first_process(spec: SandboxSpec, channel: socket.socket, launcher: int, go: int, *, trap: bool) -> None:
     """PID 1: furnish the machine, then keep it."""
     # getppid() is 0 here: the launcher is in another pid namespace.
     kernel.die_with_parent(0)
@@ -87,7 +88,7 @@ def _first_process(spec: SandboxSpec, channel: socket.socket, launcher: int, go:
         os._exit(1)
     os.close(go)
     wire.send(channel, ("furnished", place))
-    Keeper(channel, place).run()
+    Keeper(channel, place, SyscallTrap(spec.traps, None) if trap else None).run()
     os._exit(0)
 
 

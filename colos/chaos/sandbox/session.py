@@ -175,7 +175,7 @@ class Session:
                 made.started = ahead.program if ahead.started else None
                 return made  # else: what was asked for ahead has died meanwhile, and a new one tells why
         self.forgo()
-        made = self._launch(self.tier, spec, trap=self._traps())
+        made = self._launch(self.tier, spec, trap=self._traps(spec))
         if isinstance(made, str):
             raise HarnessBroken("a sandbox could not be made", made)
         return made
@@ -186,7 +186,7 @@ class Session:
         In `namespaces` its program starts too.  In `bare` two programs would meet on the host's network.
         """
         if self._ahead is None:
-            trap, started = self._traps(), self.tier == NAMESPACES
+            trap, started = self._traps(spec), self.tier == NAMESPACES
             channel = self._request(("sandbox", self.tier, spec, trap))
             if started:
                 wire.send(channel, ("start", program))  # waits in the channel until there is a keeper
@@ -200,8 +200,8 @@ class Session:
             if isinstance(made, Sandbox):
                 made.destroy()
 
-    def _traps(self) -> bool:
-        return self.tier == BARE and self.probe_syscalls() is None
+    def _traps(self, spec: SandboxSpec) -> bool:
+        return (self.tier == BARE or bool(spec.traps)) and self.probe_syscalls() is None
 
     def _launch(self, tier: str, spec: SandboxSpec, *, trap: bool) -> Sandbox | str:
         return self._collect(tier, self._request(("sandbox", tier, spec, trap)), trap=trap)

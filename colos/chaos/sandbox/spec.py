@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from colos.chaos.mechanisms.syscalls import Trap
+
 __all__ = ["BARE", "NAMESPACES", "TIERS", "Place", "Program", "Restarts", "SandboxSpec", "kept_paths"]
 
 NAMESPACES = "namespaces"
@@ -31,6 +33,8 @@ class SandboxSpec:
     tmp_bytes: int = 64 * MIB
     writable: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    #: The system calls that faults may want to answer; trapped from the program's start.
+    traps: tuple[Trap, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -52,17 +52,17 @@ def _serve(channel: socket.socket, message: tuple[Any, ...], descriptors: list[i
     match message:
         case ("import", path, modules, rehearsal):
             _reply(descriptors[0], _import(path, modules, rehearsal))
-        case ("sandbox", spec.BARE, wanted, trap_disk):
+        case ("sandbox", spec.BARE, wanted, trap):
             from colos.chaos.sandbox import bare
 
             lifeline = os.pidfd_open(os.getpid())
             try:
-                _fork(channel, descriptors, lambda: bare.launch(wanted, _own(descriptors), lifeline, trap=trap_disk))
+                _fork(channel, descriptors, lambda: bare.launch(wanted, _own(descriptors), lifeline, trap=trap))
             finally:
                 os.close(lifeline)
-        case ("sandbox", _, wanted, _):
+        case ("sandbox", _, wanted, trap):
             template = os.getpid()
-            _fork(channel, descriptors, lambda: namespaces.launch(wanted, _own(descriptors), template))
+            _fork(channel, descriptors, lambda: namespaces.launch(wanted, _own(descriptors), template, trap=trap))
         case ("join", request):
             _fork(channel, descriptors, lambda: join.perform(request, _own(descriptors), descriptors[1]))
         case ("probe", request):

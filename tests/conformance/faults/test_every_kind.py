@@ -37,7 +37,18 @@ from colos.errors import InvalidSpecification
 
 KINDS = sorted(fault_kinds())
 WORK = """
-import contextlib
+import contextlib, _thread
+for attempt in range(20):
+    with contextlib.suppress(OSError, RuntimeError): _thread.start_new_thread(int, ())
+    with contextlib.suppress(OSError): os.getrandom(4)
+    with contextlib.suppress(OSError): os.fsync(1)
+    with contextlib.suppress(OSError): put(f'work{attempt % 3}', b'x')
+    with contextlib.suppress(OSError), socket.socket() as s: s.connect(('127.0.0.1', 1))
+    with contextlib.suppress(OSError):
+        a, b = socket.socketpair()
+        with a, b: a.send(b'hello'), b.recv(100)
+    with contextlib.suppress(OSError):
+        with open('work0', 'rb') as file: os.fsync(file.fileno())
 for attempt in range(3):
     with contextlib.suppress(OSError): put(f'work{attempt}', b'x' * 70000)
     with contextlib.suppress(OSError): os.mkdir(f'dir{attempt}')
@@ -280,10 +291,10 @@ def test_candidates_come_from_the_topology(kind: str) -> None:
     if not fault.targeted:
         assert fault().candidates(topology) == ()
         return
-    assert fault("a/*").candidates(topology) == ("a/one", "a/two", "a/*")  # type: ignore[call-arg]
-    assert fault("b").candidates(topology) == ("b",)  # type: ignore[call-arg]
+    assert fault(target="a/*").candidates(topology) == ("a/one", "a/two", "a/*")  # type: ignore[call-arg]
+    assert fault(target="b").candidates(topology) == ("b",)  # type: ignore[call-arg]
     with pytest.raises(InvalidSpecification, match="matches nothing"):
-        fault("c").candidates(topology)  # type: ignore[call-arg]
+        fault(target="c").candidates(topology)  # type: ignore[call-arg]
 
 
 def test_its_deaths_are_counted_by_target(kind: str) -> None:

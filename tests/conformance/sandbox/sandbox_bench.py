@@ -19,6 +19,8 @@ import pytest
 from colos.chaos import CommandSystem, unix_socket
 from colos.chaos.fault import Lease, Site
 from colos.chaos.faults import fault_kinds
+from colos.chaos.faults.diskio import IoError
+from colos.chaos.mechanisms.syscalls import Trap, merged
 from colos.chaos.sandbox.handle import Sandbox
 from colos.chaos.sandbox.processes import Process, read_process
 from colos.chaos.sandbox.session import Session
@@ -44,6 +46,12 @@ def eventually(holds: Callable[[], Any], what: str, timeout_s: float = DEADLINE_
 
 def spec(**changes: Any) -> SandboxSpec:
     return SandboxSpec(**{"kept": kept_paths(), **changes})
+
+
+def every_trap() -> tuple[Trap, ...]:
+    """What every kind together needs, so that one agent serves the tests of all."""
+    of_files = IoError(operations=("read", "write", "fsync", "open", "rename"))
+    return merged(trap for fault in (of_files, *(kind() for kind in fault_kinds().values())) for trap in fault.needed())
 
 
 class Sessions:
@@ -205,7 +213,7 @@ class Agent:
 
 @contextmanager
 def agent_in(session: Session, *, restarts: Any = None, **changes: Any) -> Iterator[Agent]:
-    sandbox = session.sandbox(spec(**changes))
+    sandbox = session.sandbox(spec(**{"traps": every_trap(), **changes}))
     agent = None
     try:
         agent = Agent(sandbox, restarts=restarts)
@@ -224,7 +232,7 @@ def agent(session: Session, sessions: Sessions) -> Agent:
         agent.end()
         agent = None
     if agent is None:
-        sandbox = session.sandbox(spec())
+        sandbox = session.sandbox(spec(traps=every_trap()))
         try:
             agent = Agent(sandbox)
         except BaseException:
