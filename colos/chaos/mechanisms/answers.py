@@ -53,6 +53,11 @@ class Answers:
         heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._numbers), name, listener, n))
         return True
 
+    @property
+    def waiting(self) -> bool:
+        """Whether any call is delayed now."""
+        return bool(self._due)
+
     def next_due_s(self) -> float | None:
         """How long until a delayed call is to go on; None if none waits."""
         return max(0.0, self._due[0][0] - time.monotonic()) if self._due else None

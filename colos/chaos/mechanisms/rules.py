@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from colos.chaos.mechanisms.families import Families
 from colos.chaos.mechanisms.rawcalls import NUMBERS
 from colos.chaos.mechanisms.subjects import subjects_of
-from colos.chaos.mechanisms.syscalls import Notification, Trap, thread_group
+from colos.chaos.mechanisms.syscalls import Notification, Trap
 from colos.errors import InvalidSpecification
 
 __all__ = ["Action", "Cut", "Delay", "Fail", "Rule", "Rules", "Tear", "chance", "errno_of", "traps_for"]
 
 DELAY_MAX_S: Final = 60.0
-_FOREBEARS_MAX: Final = 64
 
 
 # --- the data -----------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Rules:
 
     def __init__(self, start_time: Callable[[int], int]) -> None:
         """`start_time` tells when a process started, 0 if it is gone."""
-        self._start_time = start_time
+        self._families = Families(start_time)
         self._armed: dict[int, _Armed] = {}
         self._by_call: dict[str, list[_Armed]] = {}
 
@@ -201,11 +201,13 @@ class Rules:
                     subjects = subjects_of(notification)
                 if not any(fnmatch.fnmatchcase(subject, rule.subject) for subject in subjects):
                     continue
-            if rule.pids is not None and not self._descends(notification.pid, rule.pids):
+            if rule.pids is not None and not self._families.holds(notification.pid, rule.pids):
                 continue
             armed.matched += 1
             if rule.nth and armed.matched != rule.nth:
                 continue
+            if rule.probability == 1 and not isinstance(rule.action, Delay):
+                return armed.name, rule.action, 0.0
             luck = chance(rule.seed, "call", armed.matched)
             if luck < rule.probability:
                 return armed.name, rule.action, luck / rule.probability
@@ -216,21 +218,3 @@ class Rules:
         armed = self._armed.get(name)
         if armed is not None:
             armed.hits[call] = armed.hits.get(call, 0) + 1
-
-    def _descends(self, thread: int, pids: tuple[tuple[int, int], ...]) -> bool:
-        """Whether a thread's process is one of these, or descends from one through processes that still live."""
-        wanted = dict(pids)
-        pid = thread_group(thread)
-        for _ in range(_FOREBEARS_MAX):
-            started = wanted.get(pid)
-            if started is not None and started == self._start_time(pid):
-                return True
-            if pid <= 1:
-                return False
-            pid = _parent(pid)
-        return False
-
-
-def _parent(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[1])

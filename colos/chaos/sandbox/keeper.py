@@ -59,9 +59,13 @@ class Keeper:
         self._poll.register(wake_in, select.POLLIN)
         if self._lifeline is not None:
             self._poll.register(self._lifeline, select.POLLIN)
+        trap = self._trap
+        sleep_ms: float | None = None
         while True:
-            for descriptor, event in self._poll.poll(self._sleep_ms()):
-                if descriptor == self._channel.fileno():
+            for descriptor, event in self._poll.poll(sleep_ms):
+                if trap is not None and descriptor in trap.listeners:  # first: it is what is asked most often
+                    trap.serve(descriptor, event)
+                elif descriptor == self._channel.fileno():
                     if not self._command():
                         return
                 elif descriptor == self._lifeline:
@@ -71,14 +75,11 @@ class Keeper:
                     self._reap()
                 elif descriptor == self._ready:
                     self._announce_ready()
-                elif self._trap is not None:
-                    self._trap.serve(descriptor, event)
-            if self._trap is not None:
-                self._trap.go_on()
-
-    def _sleep_ms(self) -> float | None:
-        due_s = self._trap.next_due_s() if self._trap is not None else None
-        return None if due_s is None else due_s * 1000
+            sleep_ms = None
+            if trap is not None and trap.delays:
+                trap.go_on()
+                due_s = trap.next_due_s()
+                sleep_ms = None if due_s is None else due_s * 1000
 
     # --- what the test asks for ---------------------------------------------------------
 

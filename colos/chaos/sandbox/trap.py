@@ -50,7 +50,8 @@ class SyscallTrap:
         self._disk = _Disk(quota) if quota is not None else None
         self._rules = Rules(_start_time)
         self._answers = Answers()
-        self._listeners: dict[int, Listener] = {}
+        self.listeners: dict[int, Listener] = {}
+        """By descriptor: of every start of the program that still has processes."""
         self._poll: select.poll | None = None
         self._troubles: dict[str, int] = {}
 
@@ -87,7 +88,7 @@ class SyscallTrap:
             descriptor = _take(child, received[0]) if received is not None else None
             if descriptor is not None:
                 listener = Listener(descriptor)
-                self._listeners[descriptor] = listener
+                self.listeners[descriptor] = listener
                 poll.register(descriptor, select.POLLIN)
                 ours.send(b"k")
         self._poll = poll
@@ -96,17 +97,20 @@ class SyscallTrap:
 
     def serve(self, descriptor: int, event: int) -> None:
         """One trapped call; a listener whose last process is gone is let go."""
-        listener = self._listeners.get(descriptor)
-        if listener is None:
-            return
+        listener = self.listeners[descriptor]
         if event & select.POLLIN:
             notification = listener.receive()
             if notification is not None:
                 self._handle(listener, notification)
         elif self._poll is not None:
             self._poll.unregister(descriptor)
-            del self._listeners[descriptor]
+            del self.listeners[descriptor]
             listener.close()
+
+    @property
+    def delays(self) -> bool:
+        """Whether calls wait that are to go on."""
+        return self._answers.waiting
 
     def next_due_s(self) -> float | None:
         """How long the poll loop may sleep before a delayed call is to go on."""
