@@ -26,7 +26,7 @@ from colos.chaos.sandbox.handle import Sandbox
 from colos.chaos.sandbox.session import Session
 from colos.chaos.sandbox.spec import SandboxSpec, kept_paths
 
-ROUNDS = 3
+ROUNDS = 5
 BATCHES = 40
 DEADLINE_S = 60.0
 RULES = 1000
@@ -138,9 +138,8 @@ def main() -> None:
     untrapped_ns = (medians["a filter that names another call"] - plain) * 1000
     answered = medians["trapped, and answered by a rule"] - plain
     print(f"\nan untrapped call costs {untrapped_ns:.0f} ns more (at most 50)")
-    print(
-        f"a trapped call costs {medians['trapped, and let go'] - plain:.1f} us, an answered one {answered:.1f} (at most 10)"
-    )
+    let_go = medians["trapped, and let go"] - plain
+    print(f"a trapped call costs {let_go:.1f} us, one that a rule answers {answered:.1f} (at most 10)")
     if strace is not None:
         print(f"that is {answered / (medians['strace -f -e inject'] - plain):.2f} of strace's (at most 0.50)")
     print(f"{RULES} rules armed and disarmed: {grown_kib} KiB and {grown_descriptors} descriptors more")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from colos.chaos.driver import Driver, Exploration, Options, Replay
-from colos.chaos.fault import matches
+from colos.chaos.fault import Fault, matches
 from colos.chaos.faults import fault_kinds
 from colos.chaos.machine import ChaosMachine, author_rules, required_arguments
 from colos.chaos.properties import Outcome
@@ -58,6 +58,7 @@ class Suite:
         self.session = Session(sandbox)
         self._results: dict[str, Exploration] = {}
         self._classes: set[str] = set()
+        self._declared: dict[str, type[Fault]] = {}
         self._files: dict[Path, Scenario | InvalidScenario] | None = None
 
     # --- scenarios ----------------------------------------------------------------------
@@ -75,9 +76,13 @@ class Suite:
                     self._files[path] = InvalidScenario(str(path), "the file", str(error))
         return self._files
 
-    def of_test(self, nodeid: str) -> dict[Path, Scenario]:
-        """The scenarios of one test; remembers that the test exists."""
+    def meet(self, nodeid: str, machine: type[ChaosMachine]) -> None:
+        """There is such a test."""
         self._classes.add(nodeid)
+        self._declared |= {fault.kind: type(fault) for fault in machine.faults}
+
+    def of_test(self, nodeid: str) -> dict[Path, Scenario]:
+        """The scenarios of one test."""
         return {
             path: scenario
             for path, scenario in self.files().items()
@@ -107,14 +112,14 @@ class Suite:
     # --- telling ------------------------------------------------------------------------
 
     def header(self) -> list[str]:
-        """The tier, and which faults it has."""
+        """The tier, and which of the declared faults it has."""
         try:
             tier = self.session.tier
         except HarnessBroken as error:
             return [f"colos: {error}"]
         because = f" ({self.session.refusal})" if self.session.refusal else ""
         available, missing = [], []
-        for name, kind in sorted(fault_kinds().items()):
+        for name, kind in sorted(self._declared.items()):
             reason = kind.unavailable(self.session)
             available += [name] if reason is None else []
             missing += [] if reason is None else [f"colos: {name} is unavailable: {'; '.join(filter(None, reason))}"]
@@ -177,6 +182,7 @@ class ChaosClass(pytest.Class):
 
     def collect(self) -> Iterable[pytest.Item]:
         """The exploration, then each saved scenario."""
+        self.suite.meet(self.nodeid, self.obj)
         yield Explore.from_parent(self, name="explore", callobj=self._call("explore", None, None))
         for path, scenario in self.suite.of_test(self.nodeid).items():
             yield Replayed.from_parent(

@@ -84,7 +84,7 @@ class _Demo:
         print("It promises that no acknowledged job is ever lost.  We break its machine to see.\n")
         refused = f" ({self._session.refusal})" if self._session.tier == "bare" else ""
         print(f"sandbox: {self._session.tier}{refused}; seed {self._options.seed}")
-        print(f"faults:  {', '.join(sorted(fault_kinds()))}\n")
+        print(f"faults:  {', '.join(sorted(fault.kind for fault in BuggyLedger.faults))}\n")
 
         print("1. Exploring the ledger as it was shipped")
         failure = self._explore(BuggyLedger, self._place).failure
