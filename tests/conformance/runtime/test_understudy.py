@@ -1,4 +1,4 @@
-"""The process that is forked ahead of the next start: used, replaced, passed over when it is unfit, and never missed."""
+"""The process that is forked ahead of the next start: used, replaced, passed over when unfit, and never missed."""
 
 # ruff: noqa: ASYNC110, ASYNC240 - tests poll with a deadline and read files of /proc
 from __future__ import annotations
