@@ -267,11 +267,11 @@ def test_an_interrupt_between_two_lines_does_not_meet_the_next_command(monkeypat
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("actor.total\n"))
     with attach._Interrupts() as interrupts, ours, theirs:
-        other_end = threading.Thread(target=serve, args=(interrupts.bell,))
+        other_end = threading.Thread(target=serve, args=(interrupts.bell,), daemon=True)
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.waiting == 1
         other_end.start()
         attach._Prompt(ours, interrupts).run()
-        ours.close()
+        ours.shutdown(socket.SHUT_RDWR)  # the end, even to a descriptor that is read from just now
         other_end.join(DEADLINE_S)
     assert heard == [{"do": "run", "text": "actor.total"}]
