@@ -20,6 +20,9 @@ from typing import Any, Final, NoReturn
 from colos.runtime import process
 
 _KILL_S: Final = 5.0
+_BEGIN_S: Final = 30.0
+"""How much longer than `watch_s` a new root may take to its first beat: before its loop it imports, forks, and asks an
+author's `children()`, which takes what it takes."""
 _READY: Final = 8
 _BEAT_BYTES: Final = 8
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -121,7 +124,7 @@ class Heart:
             self._become_root(here)
         self._root = pid
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        self._beat = (self._pulse.beats(), time.monotonic())
+        self._beat = (self._pulse.beats(), time.monotonic() + _BEGIN_S)
 
     def _become_root(self, heart: int) -> NoReturn:
         code = 1

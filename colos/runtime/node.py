@@ -96,7 +96,8 @@ class Node:
     """``async with Node(LedgerSupervisor) as node:`` starts a node as a child of this program.
 
     A fresh interpreter imports the supervisor by name; it is the node's heart, and forks its root.
-    Leaving the block stops the node in order; if this program dies, however it does, the node ends too.
+    Leaving the block stops the node in order, within `stop_s` or, cancelled or not, little more; if
+    this program dies, however it does, the node ends too.
     `run_dir` is its run directory, or its name, under which others find it; without one it is
     new and removed afterwards (in $COLOS_RUN, else $XDG_RUNTIME_DIR/colos, else the temporary directory).
     The heart starts a root that dies again, up to `restarts` times a minute, and kills one

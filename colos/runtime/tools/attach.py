@@ -113,6 +113,7 @@ class _Prompt:
         while True:
             try:
                 with self._interrupts.raised(True):
+                    self._interrupts.waiting = 0  # what came before this line was not meant for it
                     line = self._read_line("... " if lines else ">>> ")
             except EOFError:
                 break

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from otp_hung import unanswered  # noqa: F401 - one of the programs
 
 from colos.errors import NoSuchActor, RuntimeFailure
 from colos.runtime import (

@@ -195,6 +195,12 @@ class LedgerSupervisor(Supervisor):
         return [ChildSpec("writer", Writer, (100,), name="writer"), ChildSpec("front", Front)]
 
 
+class ThoughtfulSupervisor(LedgerSupervisor):
+    def children(self):
+        time.sleep(1.0)  # an author's code takes what it takes
+        return super().children()
+
+
 class KindsSupervisor(Supervisor):
     intensity = 10
 

@@ -3,10 +3,15 @@
 # ruff: noqa: ASYNC240 - tests poll files and wait for helpers with a deadline; an answer is no error
 from __future__ import annotations
 
+import io
 import os
 import pty
+import re
 import select
 import signal
+import socket
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,8 +23,12 @@ from tools_helpers import Start, colos, does, line_of, line_with, pid_of, until
 
 from colos.runtime import Node
 from colos.runtime.stats import read_stats
+from colos.runtime.terminal import receive_packet, send_packet
+from colos.runtime.tools import attach
 
 pytestmark = pytest.mark.anyio
+CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[=>])")
+"""What moves a terminal's cursor, and the like."""
 
 
 async def test_a_read_only_prompt_changes_nothing(base: str, anyio_backend: str) -> None:
@@ -181,7 +190,10 @@ async def test_attaching_to_who_is_stuck(base: str, start: Start, anyio_backend:
         assert "account has ended" in errors
 
 
-async def test_a_prompt_at_a_terminal(base: str, start: Start, anyio_backend: str) -> None:
+async def test_a_prompt_at_a_terminal(
+    base: str, start: Start, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # at a dumb one PyPy does not edit lines
     run_dir = f"{base}/bank"
     async with Node(actors.Bank, run_dir, anyio_backend):
         ours, theirs = pty.openpty()
@@ -194,12 +206,19 @@ async def test_a_prompt_at_a_terminal(base: str, start: Start, anyio_backend: st
                 nonlocal said
                 deadline = time.monotonic() + DEADLINE_S
                 while words not in said:
-                    assert select.select([ours], [], [], max(0.0, deadline - time.monotonic()))[0], (words, said)
-                    try:
-                        said += os.read(ours, 65536).decode().replace("\r", "")
-                    except OSError:  # the other end is closed
-                        raise AssertionError((words, said, attached.wait(DEADLINE_S))) from None
+                    assert look(max(0.0, deadline - time.monotonic())), (words, said)
                 said = said[said.index(words) + len(words) :]
+
+            def look(timeout_s: float) -> bool:
+                nonlocal said
+                if not select.select([ours], [], [], timeout_s)[0]:
+                    return False
+                try:
+                    said += os.read(ours, 65536).decode().replace("\r", "")
+                except OSError:  # the other end is closed
+                    raise AssertionError((said, attached.wait(DEADLINE_S))) from None
+                said = CONTROL.sub("", said)  # one that is cut off here is completed by the next read
+                return True
 
             see("read-only")
             see(">>> ")
@@ -217,9 +236,10 @@ async def test_a_prompt_at_a_terminal(base: str, start: Start, anyio_backend: st
             os.write(ours, b"half a line")
             see("half a line")
             deadline = time.monotonic() + DEADLINE_S
-            while not select.select([ours], [], [], 0.05)[0]:  # readline notices a signal only while it waits
+            while "KeyboardInterrupt" not in said:
                 assert time.monotonic() < deadline
                 attached.send_signal(signal.SIGINT)
+                look(0.05)  # readline notices a signal only while it waits
             see("KeyboardInterrupt")
             see(">>> ")
             os.write(ours, b"await actor.add(5)\n")
@@ -229,3 +249,29 @@ async def test_a_prompt_at_a_terminal(base: str, start: Start, anyio_backend: st
             assert attached.wait(DEADLINE_S) == 0
         finally:
             os.close(ours)
+
+
+def test_an_interrupt_between_two_lines_does_not_meet_the_next_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C pressed twice at the prompt: the second comes while nothing is read and nothing runs."""
+    ours, theirs = socket.socketpair()
+    heard: list[object] = []
+
+    def serve(bell: socket.socket) -> None:
+        send_packet(theirs, {"text": ""})
+        while (packet := receive_packet(theirs)) is not None:
+            heard.append(packet)
+            if packet["do"] == "run":
+                while select.select([bell], [], [], 0)[0]:  # until whoever waits for the answer has looked at it
+                    time.sleep(0.002)
+                send_packet(theirs, {"text": ""})
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("actor.total\n"))
+    with attach._Interrupts() as interrupts, ours, theirs:
+        other_end = threading.Thread(target=serve, args=(interrupts.bell,), daemon=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.waiting == 1
+        other_end.start()
+        attach._Prompt(ours, interrupts).run()
+        ours.shutdown(socket.SHUT_RDWR)  # the end, even to a descriptor that is read from just now
+        other_end.join(DEADLINE_S)
+    assert heard == [{"do": "run", "text": "actor.total"}]

@@ -65,6 +65,13 @@ async def test_a_root_that_turns_is_left_alone(base: str, anyio_backend: str) ->
         assert await node.quiet(DEADLINE_S)
 
 
+async def test_a_root_is_watched_only_once_its_loop_turns(base: str, anyio_backend: str) -> None:
+    """What comes before, importing and an author's `children()` among it, takes longer here than `watch_s`."""
+    async with Node(actors.ThoughtfulSupervisor, "thoughtful", anyio_backend, watch_s=0.3) as node:
+        assert await (await node.whereis("writer")).add(1) == 101
+    assert "stood still" not in Path(f"{node.run_dir}/root.log").read_text()
+
+
 async def test_a_killed_heart_ends_the_node_in_order(
     base: str, anyio_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
