@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.abc import TaskGroup
 from hypothesis.errors import HypothesisException, StopTest, UnsatisfiedAssumption
 
 import colos
@@ -125,7 +126,8 @@ class Executor:
         self._stack = ExitStack()
         self._running: RunningSystem | None = None
         self._site: Site | None = None
-        self._descriptors: builtin.DescriptorCount | None = None
+        self._builtin: builtin.Builtin | None = None
+        self._tasks: TaskGroup | None = None
         self._journal = setting.journal
         self._journal.restart()
 
@@ -152,8 +154,8 @@ class Executor:
         if client is not None:
             running.attach(self.setting.outlet.enter(self._stack, client))
         self._site = Site(sandbox, running)
-        self._descriptors = builtin.DescriptorCount(sandbox)
-        self._descriptors.look()
+        self._builtin = builtin.Builtin(running, self.setting.without, self.setting.system.tolerance())
+        self._tasks = group
         self.machine.__dict__["system"] = running
         self.machine.__dict__["tasks"] = group
         self._check_always()
@@ -208,8 +210,8 @@ class Executor:
         if not lease.lasting:
             self._end_lease(step.id)
         self._end_step()
-        if self._descriptors is not None:
-            self._descriptors.look()  # whoever was restarted has a count of its own
+        if self._builtin is not None:
+            self._builtin.look(killed=not lease.lasting)  # whoever was restarted has counts of its own
 
     def skip(self, step: Op, why: str) -> None:
         """Leave out an operation that has no meaning in this run."""
@@ -311,7 +313,10 @@ class Executor:
         self._prefetch()
         self.heal_all()
         if self.violation is None:
+            assert self._builtin is not None
+            self._builtin.healed()
             self._settle()
+            self._builtin.settled()
             self._check_eventually()
         if self.violation is None:
             self._check_builtin()
@@ -369,24 +374,18 @@ class Executor:
     def _check_builtin(self) -> None:
         """What the kernel's tables must show after healing, and after the system has stopped."""
         assert self._running is not None
-        assert self._descriptors is not None
-        sandbox, without = self._running.sandbox, self.setting.without
-        found: Violation | None = None
-        if "no_zombie" not in without:
-            found = builtin.zombies(sandbox)
-        if found is None and "no_descriptor_leak" not in without:
-            found = self._descriptors.leak()
+        assert self._builtin is not None
+        wait_s = self.setting.deadlines.stop_s
+        found = self._builtin.of_the_running(self._end_tasks)
         if found is None:
-            stopped = self._running.stop(self.setting.deadlines.stop_s)
-            if "no_process_outlives_the_system" not in without:
-                if not stopped:
-                    wait_s = self.setting.deadlines.stop_s
-                    detail = f"it was asked to stop with SIGTERM and still ran {wait_s:g} s later"
-                    found = Violation("builtin:no_process_outlives_the_system", detail)
-                else:
-                    found = builtin.outliving(sandbox)
+            found = self._builtin.of_the_stopped(wait_s, self._running.stop(wait_s))
         if found is not None:
             self._violate(found.name, found.detail, step=None)
+
+    def _end_tasks(self) -> None:
+        """End what the author runs beside the rules: a system that is asked things is not idle."""
+        assert self._tasks is not None
+        self.setting.outlet.call(_cancel, self._tasks, timeout_s=self.setting.deadlines.step_s)
 
     def close(self) -> None:
         """Destroy the sandbox and everything in it.
@@ -404,6 +403,10 @@ class Executor:
         finally:
             self.leases.clear()
             self._stack.close()
+
+
+async def _cancel(group: TaskGroup) -> None:
+    group.cancel_scope.cancel()
 
 
 def _name_of(error: Exception, otherwise: str) -> str:
