@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskGroup
 from hypothesis.errors import HypothesisException, StopTest, UnsatisfiedAssumption
 
 import colos
@@ -127,7 +126,7 @@ class Executor:
         self._running: RunningSystem | None = None
         self._site: Site | None = None
         self._builtin: builtin.Builtin | None = None
-        self._tasks: TaskGroup | None = None
+        self._tasks = ExitStack()
         self._journal = setting.journal
         self._journal.restart()
 
@@ -149,13 +148,12 @@ class Executor:
             running.wait_ready(self.setting.deadlines.start_s)
         except StartFailed as error:
             raise HarnessBroken("the system under test", str(error)) from None
-        group = self._stack.enter_context(self.setting.outlet.example())
+        group = self._stack.enter_context(self._tasks).enter_context(self.setting.outlet.example())
         client = running.client()
         if client is not None:
             running.attach(self.setting.outlet.enter(self._stack, client))
         self._site = Site(sandbox, running)
         self._builtin = builtin.Builtin(running, self.setting.without, self.setting.system.tolerance())
-        self._tasks = group
         self.machine.__dict__["system"] = running
         self.machine.__dict__["tasks"] = group
         self._check_always()
@@ -376,16 +374,12 @@ class Executor:
         assert self._running is not None
         assert self._builtin is not None
         wait_s = self.setting.deadlines.stop_s
-        found = self._builtin.of_the_running(self._end_tasks)
+        # What the author runs beside the rules is ended first where it would count: a system in use is not idle.
+        found = self._builtin.of_the_running(self._tasks.close)
         if found is None:
             found = self._builtin.of_the_stopped(wait_s, self._running.stop(wait_s))
         if found is not None:
             self._violate(found.name, found.detail, step=None)
-
-    def _end_tasks(self) -> None:
-        """End what the author runs beside the rules: a system that is asked things is not idle."""
-        assert self._tasks is not None
-        self.setting.outlet.call(_cancel, self._tasks, timeout_s=self.setting.deadlines.step_s)
 
     def close(self) -> None:
         """Destroy the sandbox and everything in it.
@@ -403,10 +397,6 @@ class Executor:
         finally:
             self.leases.clear()
             self._stack.close()
-
-
-async def _cancel(group: TaskGroup) -> None:
-    group.cancel_scope.cancel()
 
 
 def _name_of(error: Exception, otherwise: str) -> str:

@@ -138,9 +138,10 @@ class SharedMemory:
 
     def leak(self, died_at: float, makers: set[int], last: set[int]) -> Violation | None:
         """What stays.  `makers` are all pids that were seen, `last` those that ended in order."""
+        files = _walk(self._sandbox, _SHM, lambda _: True) if self._files else ()
         left = [
             str(entry)
-            for entry in (_walk(self._sandbox, _SHM, lambda _: True) if self._files else ())
+            for entry in sorted(files, key=lambda entry: entry.changed)
             if not stat.S_ISDIR(entry.mode) and entry.changed > died_at
         ]
         for number, segment in self._sandbox.segments().items():

@@ -66,7 +66,7 @@ class RunningSystem(Protocol):
         ...
 
     def deaths(self, since: int) -> dict[str, tuple[int, str]]:
-        """What its supervisor has had to start again since `births` was that: how often, and why it last ended."""
+        """Whom its supervisor has had to start again since `births` was that: how often at least, and why last."""
         ...
 
     def stop(self, timeout_s: float) -> bool:
@@ -274,7 +274,10 @@ class RunningActors(_Running):
         return max((number for number, _ in incarnations(self.run_directory)), default=0)
 
     def deaths(self, since: int) -> dict[str, tuple[int, str]]:
-        """By path: the incarnations that took a dead one's place, and the last if it is dead itself."""
+        """By path: the incarnations that took a dead one's place, and the last if it is dead itself.
+
+        At least so many: the run directory keeps only the latest dead of each path.
+        """
         found: dict[str, tuple[int, str]] = {}
         for number, directory in incarnations(self.run_directory):
             path, exited = read_text(f"{directory}/path"), read_text(f"{directory}/exit").partition("\n")[0]

@@ -178,36 +178,34 @@ class RestartStorm:
         self._running.sandbox.catch_up()
         if self._running.births() == self._mark:
             return None
-        deadline = time.monotonic() + _STORM_S
-        count, last_at = self._count(), time.monotonic()
+        sandbox = self._running.sandbox
+        begun = last_at = time.monotonic()
+        births = self._running.births()
         while True:
-            now = time.monotonic()
-            sandbox = self._running.sandbox
             sandbox.catch_up()
-            latest = self._count()
-            if latest != count:
-                count, last_at = latest, now
+            now, latest = time.monotonic(), self._running.births()
+            if latest != births:
+                births, last_at = latest, now
             if sandbox.stopped:
-                limit = min(STORM_DEATHS - 1, STORM_DEATHS if self._tolerance is None else self._tolerance)
-                return self._violation("and its supervisor gave up", self._count(), limit)
-            if now >= deadline:
-                return self._violation("and it goes on", count, STORM_DEATHS - 1)
-            if now - last_at >= _CALM_S or not count:
-                return None
+                limit = STORM_DEATHS if self._tolerance is None else self._tolerance
+                return self._violation("and its supervisor gave up", min(STORM_DEATHS - 1, limit))
+            if now - begun >= _STORM_S:
+                return self._violation("and it goes on", STORM_DEATHS - 1)
+            if now - last_at >= (_CALM_S if self._running.deaths(self._mark) else _PAUSE_S):
+                return None  # it has calmed down, or what was started is no restart
             time.sleep(_PAUSE_S)  # the run directory tells nobody when it changes
 
-    def _count(self) -> dict[str, tuple[int, str]]:
-        return self._running.deaths(self._mark)
-
-    def _violation(self, end: str, count: dict[str, tuple[int, str]], most: int) -> Violation | None:
-        often = {path: told for path, told in count.items() if told[0] > most}
+    def _violation(self, end: str, most: int) -> Violation | None:
+        often = {path: told for path, told in self._running.deaths(self._mark).items() if told[0] > most}
         if not often:
             return None
         said = listed(
-            f"{path} died {times} times (last: {reason or 'no reason known'})"
+            f"{path} died {times} times or more (last: {reason or 'no reason known'})"
             for path, (times, reason) in often.items()
         )
         since = time.monotonic() - self._healed_at
         return Violation(
-            "builtin:no_restart_storm", f"in the {since:.1f} s since every fault was healed, {said}, {end}"
+            "builtin:no_restart_storm",
+            f"in the {since:.1f} s since every fault was healed, {said}, {end}; "
+            f"{self._running.births() - self._mark} starts in all",
         )

@@ -11,7 +11,7 @@ class Fragile(Actor):
     """Does not come up while there is a file ``poison``."""
 
     async def init(self) -> None:
-        if os.path.exists(f"{os.environ['COLOS_DATA']}/poison"):
+        if os.path.exists(f"{os.environ['COLOS_DATA']}/poison"):  # noqa: ASYNC240 - on a tmpfs
             raise RuntimeError("poisoned")
 
     async def die(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -24,11 +25,11 @@ HERE = Path(__file__).parent
 SERVER = str(HERE / "planted_server.py")
 #: What a person must be told of each, beside the property.
 TOLD = {
-    "no_socket_leak": r"python \(pid \d+ inside\) holds \d+ sockets whose other end is closed: Unix socket at .*s\.sock",
-    "no_temporary_file_leak": r"\d+ temporary files or directories .* are left after it stopped: .*planted-\d+-1 ",
-    "no_shared_memory_leak": r"left after the system stopped: /dev/shm/planted-\d+-1 \(0 bytes, last changed ",
+    "no_socket_leak": r"\(pid \d+ inside\) holds \d+ sockets whose other end is closed: Unix socket at .*s\.sock",
+    "no_temporary_file_leak": r"\d+ temporary files or directories .* are left after it stopped: .*planted-\d+-\d+ ",
+    "no_shared_memory_leak": r"left after the system stopped: /dev/shm/planted-\d+-\d+ \(0 bytes, last changed ",
     "no_busy_loop": r"python \(pid \d+ inside\) burnt 1\.\d s of CPU in \d+\.\d s",
-    "no_restart_storm": r"since every fault was healed, planted died \d+ times \(last: status 3\), and it",
+    "no_restart_storm": r"since every fault was healed, planted died \d+ times or more \(last: status 3\), and it",
 }
 
 
@@ -68,8 +69,6 @@ def test_it_is_found_and_named(session: Session, what: str, tmp_path: Path) -> N
     failure = explore(machine(what), session, tmp_path / "journal.jsonl").failure
     assert failure is not None
     assert failure.violation.name == f"builtin:{what}"
-    import re
-
     assert re.search(TOLD[what], failure.violation.detail), failure.violation.detail
 
 
@@ -92,7 +91,8 @@ def test_a_server_in_order_is_not_blamed(session: Session, tmp_path: Path) -> No
 def planted() -> ModuleType:
     name = "colos_test_planted"
     found = importlib.util.spec_from_file_location(name, HERE / "planted.py")
-    assert found is not None and found.loader is not None
+    assert found is not None
+    assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     found.loader.exec_module(module)
@@ -101,7 +101,7 @@ def planted() -> ModuleType:
 
 @pytest.mark.parametrize(("intensity", "end"), [(100_000, "and it goes on"), (4, "and its supervisor gave up")])
 def test_an_actor_that_dies_again_and_again_is_a_storm(
-    session: Session, planted: ModuleType, intensity: int, end: str, monkeypatch: pytest.MonkeyPatch
+    session: Session, planted: ModuleType, intensity: int, end: str
 ) -> None:
     supervisor = "Planted" if intensity == 4 else "Patient"
     system = ActorSystem(getattr(planted, supervisor))
@@ -123,7 +123,7 @@ def test_an_actor_that_dies_again_and_again_is_a_storm(
         assert "/fragile died " in violation.detail
         assert "poisoned" in violation.detail
         assert "/other died" not in violation.detail
-        assert violation.detail.endswith(end)
+        assert end in violation.detail
     finally:
         sandbox.destroy()
 
