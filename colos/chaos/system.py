@@ -28,7 +28,7 @@ from colos.chaos.sandbox.spec import Place, Program, Restarts
 from colos.errors import InvalidSpecification, StartFailed
 from colos.runtime import ActorRef, NodeClient, Supervisor, connect, serve, topology
 from colos.runtime.rehearsal import rehearse
-from colos.runtime.rundir import read_actors
+from colos.runtime.rundir import incarnations, read_actors, read_text
 
 __all__ = ["ActorSystem", "CommandSystem", "RunningActors", "RunningCommand", "RunningSystem", "System"]
 
@@ -59,6 +59,14 @@ class RunningSystem(Protocol):
 
     async def quiet(self, timeout_s: float) -> bool:
         """Wait until nothing is being restarted; False at the deadline."""
+        ...
+
+    def births(self) -> int:
+        """A number that grows whenever its supervisor starts a process."""
+        ...
+
+    def deaths(self, since: int) -> dict[str, tuple[int, str]]:
+        """Whom its supervisor has had to start again since `births` was that: how often at least, and why last."""
         ...
 
     def stop(self, timeout_s: float) -> bool:
@@ -261,6 +269,29 @@ class RunningActors(_Running):
         """Until every actor that should run is ready again."""
         return await self.node.quiet(timeout_s)
 
+    def births(self) -> int:
+        """The newest incarnation's number."""
+        return max((number for number, _ in incarnations(self.run_directory)), default=0)
+
+    def deaths(self, since: int) -> dict[str, tuple[int, str]]:
+        """By path: the incarnations that took a dead one's place, and the last if it is dead itself.
+
+        At least so many: the run directory keeps only the latest dead of each path.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        for number, directory in incarnations(self.run_directory):
+            path, exited = read_text(f"{directory}/path"), read_text(f"{directory}/exit").partition("\n")[0]
+            times, reason = found.get(path, (0, ""))
+            if number > since and read_text(f"{directory}/restarts") not in ("", "0"):
+                times += 1
+            found[path] = (times, exited or reason)
+        newest = {actor.path: actor.state for actor in read_actors(self.run_directory)}
+        return {
+            path: (times + (newest.get(path) == "exited"), reason)
+            for path, (times, reason) in found.items()
+            if times and path in newest
+        }
+
 
 # --- commands ----------------------------------------------------------------------------
 
@@ -431,6 +462,17 @@ class RunningCommand(_Running):
             if time.monotonic() >= deadline:
                 return False
             self.sandbox.pump(_POLL_S)
+
+    def births(self) -> int:
+        """How often the keeper has seen it end: the next start is as good as made."""
+        return len(self.sandbox.exits)
+
+    def deaths(self, since: int) -> dict[str, tuple[int, str]]:
+        """How often the keeper has seen it end, where it started it again."""
+        ended = self.sandbox.exits[since:]
+        if not any(again for _, again in ended):
+            return {}
+        return {self._declared.name: (len(ended), _exit_text(ended[-1][0]))}
 
     async def quiet(self, timeout_s: float) -> bool:
         """Until a program that was restarted is ready again."""

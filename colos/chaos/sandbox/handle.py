@@ -14,6 +14,7 @@ from colos.chaos.sandbox import wire
 from colos.chaos.sandbox.join import Connect, Remount
 from colos.chaos.sandbox.keeper import OUTPUT
 from colos.chaos.sandbox.processes import Process, descendants, read_process
+from colos.chaos.sandbox.segments import SEGMENTS, Segment, read_segments
 from colos.chaos.sandbox.spec import BARE, NAMESPACES, Place, Program
 from colos.errors import HarnessBroken
 
@@ -78,6 +79,8 @@ class Sandbox:
         self.stopping = threading.Lock()
         self._channel = channel
         self._pidfds = pidfds
+        #: Of its System V segments, opened inside (`namespaces` only).
+        self._tables: list[int] = []
         self._output_start = 0
         #: A file without a name that holds a page of the data disk, while a fault limits it.
         self.ballast = -1
@@ -88,7 +91,8 @@ class Sandbox:
 
     def furnish(self, timeout_s: float) -> str | None:
         """Wait until the machine is furnished; the reason when it refused."""
-        message, _ = self.session.await_message(self._channel, "being furnished", timeout_s)
+        message, tables = self.session.await_message(self._channel, "being furnished", timeout_s)
+        self._tables += tables
         if message[0] != "furnished":
             return str(message[1])
         self._place = message[1]
@@ -187,6 +191,18 @@ class Sandbox:
         """Everything that runs in the sandbox, without the harness's own keeper."""
         return descendants(self.keeper)
 
+    def segments(self) -> dict[int, Segment]:
+        """The System V shared memory segments that its processes can see, by their identifiers."""
+        if self._tables:
+            return read_segments(self._tables[0])
+        if self.tier == NAMESPACES or not os.path.exists(SEGMENTS):
+            return {}
+        table = os.open(SEGMENTS, os.O_RDONLY)
+        try:
+            return read_segments(table)
+        finally:
+            os.close(table)
+
     def target(self, inner_pid: int) -> Target | None:
         """The process that the system knows as `inner_pid`, by pidfd, or None when it is gone."""
         for process in self.processes():
@@ -248,5 +264,6 @@ class Sandbox:
             if self.ballast >= 0:
                 os.close(self.ballast)
                 self.ballast = -1
-            while self._pidfds:
-                os.close(self._pidfds.pop())
+            for held in (self._pidfds, self._tables):
+                while held:
+                    os.close(held.pop())

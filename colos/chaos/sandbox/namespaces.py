@@ -15,6 +15,7 @@ import socket
 from colos.chaos.mechanisms import kernel
 from colos.chaos.sandbox import wire
 from colos.chaos.sandbox.keeper import Keeper
+from colos.chaos.sandbox.segments import SEGMENTS
 from colos.chaos.sandbox.spec import COVERED, Place, SandboxSpec
 from colos.chaos.sandbox.trap import SyscallTrap
 
@@ -87,9 +88,20 @@ def _first_process(spec: SandboxSpec, channel: socket.socket, launcher: int, go:
     if os.read(go, 1) != b"g":  # 'made' goes out first; nothing came: the launcher is dead
         os._exit(1)
     os.close(go)
-    wire.send(channel, ("furnished", place))
+    table = _open_segments()
+    wire.send(channel, ("furnished", place), table)
+    for descriptor in table:
+        os.close(descriptor)
     Keeper(channel, place, SyscallTrap(spec.traps, None) if trap else None).run()
     os._exit(0)
+
+
+def _open_segments() -> tuple[int, ...]:
+    """The table of System V segments: it tells of the namespace that it was opened in, whoever reads it."""
+    try:
+        return (os.open(SEGMENTS, os.O_RDONLY),)
+    except OSError:
+        return ()  # a kernel without them
 
 
 def _furnish(spec: SandboxSpec) -> Place:

@@ -17,6 +17,7 @@ import pytest
 from colos.chaos.driver import Driver, Exploration, Options, Replay
 from colos.chaos.executor import Deadlines
 from colos.chaos.machine import ChaosMachine
+from colos.chaos.sandbox.spec import Place
 from colos.chaos.scenario import Repro, Scenario, Step
 
 
@@ -24,6 +25,8 @@ class Nowhere:
     """A sandbox with nothing in it, and the session that makes one."""
 
     tier = "nowhere"
+    stopped = False
+    place = Place("/nowhere", "/nowhere", "/nowhere", "/nowhere")
 
     def sandbox(self, spec: object, program: object) -> Nowhere:
         return self
@@ -42,6 +45,15 @@ class Nowhere:
 
     def processes(self) -> list[Any]:
         return []
+
+    def segments(self) -> dict[int, Any]:
+        return {}
+
+    def outside(self, path: str) -> str:
+        return path
+
+    def catch_up(self) -> None:
+        pass
 
 
 class Nothing:
@@ -83,6 +95,12 @@ class Nothing:
 
     async def quiet(self, timeout_s: float) -> bool:
         return True
+
+    def births(self) -> int:
+        return 1
+
+    def deaths(self, since: int) -> dict[str, tuple[int, str]]:
+        return {}
 
     def stop(self, timeout_s: float) -> bool:
         return True
