@@ -32,7 +32,7 @@ _NAMES = itertools.count()  # of leases, as the watchdog knows them
 
 
 class DiskFull(Fault):
-    """The system's data disk has `free` more bytes (whole pages) or inodes, and then gives ENOSPC."""
+    """The system's data disk has `free` more of one `resource` ("bytes", in whole pages, or "inodes"), then ENOSPC."""
 
     kind = "disk-full"
     family = "disk"
