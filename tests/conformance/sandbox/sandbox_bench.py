@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -135,6 +136,10 @@ class Agent:
         self._stream.write(repr(source).encode() + b"\n")
         self._stream.flush()
         self._unheard += 1
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether an answer comes in that time; it is not heard yet."""
+        return bool(select.select([self._line], [], [], timeout_s)[0])
 
     def hear(self) -> Any:
         line = self._stream.readline()
@@ -329,7 +334,7 @@ def _traits(pid: int, state: str) -> dict[str, Any] | None:
             "nice": os.getpriority(os.PRIO_PROCESS, pid),
             "policy": os.sched_getscheduler(pid),
             "affinity": os.sched_getaffinity(pid),
-            "signals": {name: int(status[name], 16) & ~_THREADS_OWN for name in ("SigBlk", "SigIgn", "SigCgt")},
+            "signals": {name: int(status[name], 16) & ~_THREADS_OWN for name in ("SigIgn", "SigCgt")},
             "tracer": status["TracerPid"].strip(),
             "cgroup": _read(f"/proc/{pid}/cgroup"),
             "oom": _read(f"/proc/{pid}/oom_score_adj"),
