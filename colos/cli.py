@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     doctor = commands.add_parser("doctor", help="which sandbox and faults this machine offers, and why not others")
     doctor.add_argument("--sandbox", choices=("namespaces", "bare"), help="ask for this tier")
+    doctor.add_argument("--json", action="store_true", help="for programs: one JSON object, and nothing else")
 
     _add_run(commands)
     _add_tools(commands)
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return show(chosen.sandbox, chosen.seed, chosen.examples, chosen.directory)
         from colos.chaos.doctor import examine
 
-        return examine(chosen.sandbox)
+        return examine(chosen.sandbox, as_json=chosen.json)
     except KeyboardInterrupt:
         print("\ninterrupted; everything is healed and gone", file=sys.stderr)
         return 130

@@ -32,7 +32,7 @@ _NAMES = itertools.count()  # of leases, as the watchdog knows them
 
 
 class DiskFull(Fault):
-    """The system's data disk has `free` more bytes (whole pages) or inodes, and then gives ENOSPC."""
+    """The system's data disk has `free` more of one `resource` ("bytes", in whole pages, or "inodes"), then ENOSPC."""
 
     kind = "disk-full"
     family = "disk"
@@ -69,12 +69,9 @@ class DiskFull(Fault):
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Which resource ends, and how much of it is left."""
-        choices = []
-        if "bytes" in self.resources:
-            choices.append(st.fixed_dictionaries({"resource": st.just("bytes"), "free": st.sampled_from((0, 4096))}))
-        if "inodes" in self.resources:
-            choices.append(st.fixed_dictionaries({"resource": st.just("inodes"), "free": st.integers(0, 1)}))
-        return st.one_of(choices)
+        left = {"bytes": st.sampled_from((0, 4096)), "inodes": st.integers(0, 1)}
+        choices = (st.fixed_dictionaries({"resource": st.just(name), "free": left[name]}) for name in self.resources)
+        return st.one_of(*choices)
 
     @classmethod
     def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:

@@ -224,13 +224,16 @@ class Sandbox:
         """Do something inside its namespaces (`namespaces` only), as root of them, in a process of its own.
 
         `request` is picklable (a frozen dataclass of a module that imports nothing of a test's), is called
-        inside, and gives a plain value and descriptors to pass out; these are the caller's to close.  Raises `OSError`.
+        inside, and gives a plain value and descriptors to pass out; these are the caller's to close.  Raises `OSError`
+        with the errno met in there, `HarnessBroken` when there is nothing left to act in.
         """
+        if not self._pidfds:
+            raise HarnessBroken("the sandbox", "has been destroyed already")
         return self.session.join(self._pidfds[0], request)
 
     def remount_data(self, *, size: int | None = None, inodes: int | None = None) -> None:
         """Give the data disk new limits (`namespaces` only).  Raises `OSError`."""
-        self.session.join(self._pidfds[0], Remount(self.place.data, size, inodes))
+        self.join(Remount(self.place.data, size, inodes))
 
     def connect_tcp(self, host: str, port: int) -> socket.socket:
         """A connected TCP socket of the sandbox's own loopback.  Raises `OSError`."""
@@ -238,7 +241,7 @@ class Sandbox:
             connection = socket.create_connection((host, port), timeout=_END_S)
             connection.settimeout(None)
             return connection
-        _, descriptors = self.session.join(self._pidfds[0], Connect(host, port))
+        _, descriptors = self.join(Connect(host, port))
         return socket.socket(fileno=descriptors[0])
 
     # --- the end ------------------------------------------------------------------------

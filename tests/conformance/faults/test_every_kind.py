@@ -1,41 +1,55 @@
 """What every kind of fault must keep, whatever it does; a new kind is picked up from the registry.
 
 A kind is given a living system (the agent) that writes, creates, opens and computes, so that any
-fault has something to bite on.
+fault has something to bite on.  Every test runs in each tier that has the kind, and as whoever runs
+the tests: root or an ordinary user, who needs no privilege.  What a kind lacks here is the reason
+why it is skipped.  A sandbox serves many tests: see the fixture `agent`.
 """
 
 from __future__ import annotations
 
-import itertools
+import errno
+import functools
+import inspect
 import os
+import random
 import signal
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
+from probes import FEWER_ROUNDS, PROBES
 from sandbox_bench import (
     DEADLINE_S,
     Agent,
+    Sessions,
     agent_in,
     descriptors,
+    differences,
     eventually,
+    gone,
+    harness,
     heal,
     limits_of,
     snapshot,
     state_of,
 )
 
-from colos.chaos.fault import EVERYTHING, Fault
+from colos.chaos.fault import EVERYTHING, Fault, Lease
 from colos.chaos.faults import fault_kinds
 from colos.chaos.sandbox.processes import read_process
 from colos.chaos.sandbox.session import Session
 from colos.chaos.scenario import Inject, Scenario, dumps, loads
-from colos.errors import InvalidSpecification
+from colos.errors import HarnessBroken, InvalidSpecification
 
 KINDS = sorted(fault_kinds())
+ROUNDS = 100
+QUICKLY = settings(database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
 WORK = """
 import contextlib, _thread
 for attempt in range(20):
@@ -57,6 +71,16 @@ for attempt in range(3):
     with contextlib.suppress(OSError): mmap.mmap(-1, 1 << 20).close()
     sum(range(20000))
 """
+#: A child, made without a descriptor or a file.
+HEIR = """
+if os.fork() == 0:
+    try:
+        idle()
+    finally:
+        os._exit(0)
+"""
+#: How long the system is waited for that may be stopped, or slow: what comes later is no failure.
+PATIENCE_S = 0.05
 
 
 @pytest.fixture(params=KINDS)
@@ -66,11 +90,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def system(session: Session, kind: str, request: pytest.FixtureRequest) -> Agent:
-    unavailable = fault_kinds()[kind].unavailable(session)
-    if unavailable is not None:
-        pytest.skip(": ".join(unavailable))
+    skip_unless_available(kind, session)
     agent: Agent = request.getfixturevalue("agent")
     return agent
+
+
+def skip_unless_available(kind: str, session: Session) -> None:
+    unavailable = fault_kinds()[kind].unavailable(session)
+    if unavailable is not None:
+        pytest.skip(f"{kind}: {': '.join(unavailable)}")
 
 
 def work(agent: Agent) -> None:
@@ -89,11 +117,13 @@ def target_of(kind: str) -> str | None:
     return "agent" if fault_kinds()[kind].targeted else None
 
 
+def is_deadly(kind: str) -> bool:
+    return fault_kinds()[kind]().deaths(target_of(kind), ("agent",)) > 0
+
+
 def compare(before: dict[str, Any], after: dict[str, Any]) -> None:
     """What is still there is as it was."""
-    assert {name: after[name] for name in before if name in after} == {
-        name: value for name, value in before.items() if name in after
-    }
+    assert [each for name in before if name in after for each in differences(before[name], after[name], name)] == []
 
 
 # --- the life of one lease -------------------------------------------------------------------
@@ -121,34 +151,204 @@ def test_a_system_that_survives_works_afterwards(system: Agent, kind: str) -> No
         system.do("os.close(os.open('/dev/null', os.O_RDONLY))")
 
 
+def test_what_is_forked_meanwhile_is_healed_too(system: Agent, kind: str) -> None:
+    """A child inherits limits, priorities and control groups: healing its parent is not enough."""
+    if is_deadly(kind):
+        pytest.skip("nobody is left to fork")
+    before = snapshot(system.sandbox)
+    (parent,) = (name for name in before if name.startswith("python["))
+    lease = system.inject(kind, target_of(kind))
+    system.tell(HEIR)  # it is stopped perhaps, and does so when it is healed
+    system.answers(PATIENCE_S)
+    heal(lease)
+    try:
+        system.hear()
+    except OSError:
+        return  # forking is what is refused
+    after = snapshot(system.sandbox)
+    (heir,) = (name for name in after if name.startswith("python[") and name != parent)
+    assert differences(before[parent], after[heir]) == []
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first-first", "last-first"])
 def test_two_leases_on_the_same_thing_end_in_any_order(system: Agent, kind: str, order: tuple[int, int]) -> None:
+    """Or the second is refused, and nothing was done."""
     before, open_before = snapshot(system.sandbox), descriptors()
-    leases = [system.inject(kind, target_of(kind)), system.inject(kind, target_of(kind))]
+    leases = [system.inject(kind, target_of(kind))]
+    during, open_during = snapshot(system.sandbox), descriptors()
+    try:
+        leases.append(system.inject(kind, target_of(kind)))
+    except InvalidSpecification:
+        compare(during, snapshot(system.sandbox))
+        assert descriptors() == open_during
     work(system)
     for at in order:
-        heal(leases[at])
+        if at < len(leases):
+            heal(leases[at])
     compare(before, snapshot(system.sandbox))
     assert descriptors() == open_before
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_leases_of_all_kinds_at_once_end_in_any_order(session: Session, order: tuple[int, ...]) -> None:
+def in_order(leases: list[Lease], order: str) -> list[Lease]:
+    match order:
+        case "first-first":
+            return leases
+        case "last-first":
+            return leases[::-1]
+        case _:
+            return random.Random(order).sample(leases, len(leases))
+
+
+@pytest.mark.parametrize("order", ["first-first", "last-first", "shuffled", "shuffled-again"])
+def test_leases_of_all_kinds_at_once_end_in_any_order(session: Session, order: str) -> None:
+    """All that leave the system alive, and the stop that a kill can be."""
     with agent_in(session) as agent:
-        kinds = [kind for kind in KINDS if fault_kinds()[kind].unavailable(session) is None]
         before, open_before = snapshot(agent.sandbox), descriptors()
         leases = []
-        for kind in kinds:
-            if kind == "kill":
-                leases.append(agent.inject(kind, "agent", signal="SIGSTOP"))
-            else:
-                leases.append(agent.inject(kind, target_of(kind)))
-        for at in [*order, *range(3, len(leases))]:
-            if at < len(leases):
-                heal(leases[at])
+        for kind in KINDS:
+            if fault_kinds()[kind].unavailable(session) is None:
+                with suppress(InvalidSpecification):  # it does not compose with what is held already
+                    if kind == "kill":
+                        leases.append(agent.inject(kind, "agent", signal="SIGSTOP"))
+                    elif not is_deadly(kind):
+                        leases.append(agent.inject(kind, target_of(kind)))
+        assert leases
+        for lease in in_order(leases, order):
+            heal(lease)
         compare(before, snapshot(agent.sandbox))
         assert descriptors() == open_before
         assert agent.ask("6 * 7") == 42
+
+
+# --- in the system's own eyes ---------------------------------------------------------------
+
+
+def test_every_kind_has_a_probe() -> None:
+    missing = "\n".join(f'    "{kind}": Probe("...", before=..., during=...),' for kind in KINDS if kind not in PROBES)
+    assert not missing, f"probes.py has no entry for:\n{missing}"
+    assert {*PROBES, *FEWER_ROUNDS} <= {*KINDS}, "probes.py knows kinds that are not there"
+
+
+def see(agent: Agent, look: str) -> object:
+    """What the agent sees: its result, or the name of the errno that it met."""
+    try:
+        return agent.do(look)
+    except OSError as error:
+        if error.errno is None:
+            raise  # the agent does not answer
+        return errno.errorcode[error.errno]
+
+
+def comes_to_see(agent: Agent, look: str, expected: object, when: str) -> None:
+    """Look again and again until the expected is seen."""
+    last: object = None
+
+    def agrees() -> bool:
+        nonlocal last
+        last = see(agent, look)
+        return bool(expected(last)) if callable(expected) else last == expected
+
+    try:
+        eventually(agrees, f"{when}, {expected!r} is seen")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; seen: {last!r}") from None
+
+
+def test_the_system_sees_it_with_its_own_eyes(system: Agent, kind: str) -> None:
+    if kind not in PROBES:
+        pytest.skip(f"{kind} has no probe: see the test above")
+    probe = PROBES[kind]
+    if probe.prepare:
+        system.do(probe.prepare)
+    comes_to_see(system, probe.look, probe.before, "before")
+    lease = system.inject(kind, probe.target if fault_kinds()[kind].targeted else None, **probe.arguments)
+    comes_to_see(system, probe.look, probe.during, "during")
+    eventually(lease.fired, f"{kind} has fired")
+    heal(lease)
+    comes_to_see(system, probe.look, probe.before if probe.after is ... else probe.after, "after")
+
+
+# --- again and again, and to the end ---------------------------------------------------------
+
+KEPT = "put('kept', b'kept' * 5000); os.mkdir('folder', 0o750); put('folder/deep', b'deep')"
+#: Names, modes, sizes and contents of all files, as the system sees them.
+TREE = """
+import zlib
+result = {}
+for folder, _, names in os.walk('.'):
+    for path in [folder, *(os.path.join(folder, name) for name in names)]:
+        about = os.stat(path)
+        content = zlib.crc32(open(path, 'rb').read()) if path != folder else 0
+        result[path] = (about.st_mode, about.st_size, content)
+"""
+
+
+@functools.cache
+def drawn(kind: str) -> list[dict[str, Any]]:
+    """What an author's bare declaration gives: the least of all first, then as Hypothesis draws them."""
+    found: list[dict[str, Any]] = [least(fault_kinds()[kind]())]
+
+    @settings(
+        max_examples=ROUNDS, deadline=None, database=None, phases=[Phase.generate], derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(fault_kinds()[kind]().arguments())
+    def collect(arguments: dict[str, Any]) -> None:
+        found.append(arguments)
+
+    collect()
+    return found
+
+
+def least(fault: Fault) -> dict[str, Any]:
+    """What everything that this declaration may give is simplified to."""
+    return find(fault.arguments(), lambda _: True, settings=QUICKLY, random=random.Random(0))
+
+
+@contextmanager
+def someone(agent: Agent, kind: str) -> Iterator[str | None]:
+    """A target for one round: the agent, or a child of it that may die."""
+    if not is_deadly(kind):
+        yield target_of(kind)
+        return
+    agent.do("victim = fork('victim', idle)")
+    yield "agent/victim"
+    agent.do("os.kill(victim, signal.SIGKILL); os.waitpid(victim, 0)")
+
+
+def test_a_hundred_rounds_leave_no_trace(system: Agent, kind: str) -> None:
+    if is_deadly(kind) and not fault_kinds()[kind].targeted:
+        pytest.skip(f"{kind}: a system ends once; see the tests of its death")
+    system.do(KEPT)
+    rounds, _ = FEWER_ROUNDS.get(kind, (ROUNDS, ""))
+    arguments = drawn(kind)
+    inside, ours, files = snapshot(system.sandbox), harness(), system.do(TREE)
+    for at in range(rounds):
+        with someone(system, kind) as target:
+            heal(system.inject(kind, target, **arguments[at % len(arguments)]))
+    assert differences(files, system.do(TREE)) == []
+    assert differences(inside, snapshot(system.sandbox)) == []
+    assert differences(ours, harness()) == []
+
+
+def test_the_sandbox_ends_while_the_fault_acts(session: Session, kind: str) -> None:
+    skip_unless_available(kind, session)
+    ours = harness()
+    with agent_in(session) as agent:
+        lease = agent.inject(kind, target_of(kind))
+        work(agent)
+        keeper = read_process(agent.sandbox.keeper)
+        assert keeper is not None
+        processes = [keeper, *agent.sandbox.processes()]
+        agent.end()
+        for act in (lease.heal, lease.heal, lease.is_healed):
+            with suppress(OSError, HarnessBroken):  # nothing is there to be healed; nothing worse may come
+                act()
+    for process in processes:
+        eventually(lambda process=process: gone(process), f"{process} is gone")
+    with suppress(AssertionError):  # the comparison says more
+        eventually(lambda: harness() == ours, "nothing is left of it in the harness")
+    assert differences(ours, harness()) == []
 
 
 # --- targets that are not there ----------------------------------------------------------------
@@ -229,15 +429,15 @@ def test_a_bystander_of_the_same_user_is_untouched(system: Agent, kind: str) -> 
         bystander.wait()
 
 
-def test_another_sandbox_is_untouched(system: Agent, kind: str, session: Session) -> None:
-    with agent_in(session) as other:
-        before = snapshot(other.sandbox)
-        lease = system.inject(kind, EVERYTHING if fault_kinds()[kind].targeted else None)
-        assert other.ask("put('file', b'x' * 100000)") == 100000
-        other.do("os.unlink('file')")
-        assert snapshot(other.sandbox) == before
-        heal(lease)
-        assert snapshot(other.sandbox) == before
+def test_another_sandbox_is_untouched(system: Agent, kind: str, session: Session, sessions: Sessions) -> None:
+    other = sessions.neighbour(session.tier)
+    before = snapshot(other.sandbox)
+    lease = system.inject(kind, EVERYTHING if fault_kinds()[kind].targeted else None)
+    assert other.ask("put('file', b'x' * 100000)") == 100000
+    other.do("os.unlink('file')")
+    assert snapshot(other.sandbox) == before
+    heal(lease)
+    assert snapshot(other.sandbox) == before
 
 
 # --- as a declaration and as data -------------------------------------------------------------
@@ -277,6 +477,30 @@ def test_its_steps_are_data_with_defaults_left_out(kind: str, data: st.DataObjec
     (line,) = tomllib.loads(saved)["steps"]
     assert line.keys() <= {"fault", "id", "target", "args", *fault.parameters}
     assert loads(saved, "x.toml").steps == (step,)
+
+
+def test_a_draw_simplifies_to_the_first_of_what_was_declared(kind: str) -> None:
+    fault: type[Fault] = fault_kinds()[kind]
+    simplest = least(fault())
+    for name, values in declared(fault).items():
+        assert fault.complete(simplest)[name] == values[0]
+        words = {plural: values[::-1] for plural in plurals(name) if plural in inspect.signature(fault).parameters}
+        assert fault.complete(least(fault(**words)))[name] == values[-1]
+
+
+def declared(fault: type[Fault]) -> dict[str, tuple[Any, ...]]:
+    """The arguments of which a declaration lists the values: `shares=(0.1, 0.3)` for `share`."""
+    accepted = inspect.signature(fault).parameters
+    found = {}
+    for name in fault.parameters:
+        for plural in plurals(name):
+            if plural in accepted and isinstance(accepted[plural].default, tuple):
+                found[name] = accepted[plural].default
+    return found
+
+
+def plurals(name: str) -> tuple[str, ...]:
+    return (f"{name}s", f"{name}es", f"{name[:-1]}ies")
 
 
 def test_with_every_default_a_step_is_bare(kind: str) -> None:

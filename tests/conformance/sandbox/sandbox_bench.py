@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import os
 import resource
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,8 @@ class Sessions:
         self._made: dict[str, Session] = {}
         self._refused: dict[str, str] = {}
         self.agents: dict[str, Agent] = {}
+        self._neighbours: dict[str, Agent] = {}
+        self._stack = ExitStack()
 
     def __getitem__(self, tier: str) -> Session:
         """The session; skips the test with the reason where this machine refuses the tier."""
@@ -76,7 +80,14 @@ class Sessions:
             pytest.skip(self._refused[tier])
         return self._made[tier]
 
+    def neighbour(self, tier: str) -> Agent:
+        """An agent in a sandbox of its own that no test does anything to: whoever finds it changed has leaked."""
+        if tier not in self._neighbours:
+            self._neighbours[tier] = self._stack.enter_context(agent_in(self[tier]))
+        return self._neighbours[tier]
+
     def close(self) -> None:
+        self._stack.close()
         for agent in self.agents.values():
             agent.end()
         for session in self._made.values():
@@ -133,6 +144,10 @@ class Agent:
         self._stream.write(repr(source).encode() + b"\n")
         self._stream.flush()
         self._unheard += 1
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether an answer comes in that time; it is not heard yet."""
+        return bool(select.select([self._line], [], [], timeout_s)[0])
 
     def hear(self) -> Any:
         line = self._stream.readline()
@@ -267,6 +282,8 @@ def state_of(process: Process) -> str:
     return now.state if now is not None and now.start_time == process.start_time else "gone"
 
 
+#: Signals 32 and 33, which the C library takes for itself when the first thread begins.  nptl(7)
+_THREADS_OWN = 0b11 << 31
 _LIMITS = [number for name, number in vars(resource).items() if name.startswith("RLIMIT_")]
 
 
@@ -278,24 +295,88 @@ def limits_of(pid: int) -> dict[int, tuple[int, int]] | None:
 
 
 def snapshot(sandbox: Sandbox) -> dict[str, Any]:
-    """Everything that a fault might change and a heal must put back."""
-    shown: dict[str, Any] = {}
-    for process in sandbox.processes():
-        if process.state != "Z":
-            shown[f"{process.command}[{process.pid}]"] = (
-                limits_of(process.pid),
-                process.state == "T",
-                os.getpriority(os.PRIO_PROCESS, process.pid),
-                os.sched_getaffinity(process.pid),
-            )
+    """Everything inside that a fault might change and a heal must put back."""
+    shown: dict[str, Any] = {
+        f"{process.command}[{process.pid}]": _traits(process.pid, process.state)
+        for process in sandbox.processes()
+        if process.state != "Z"
+    }
     for place in ("data", "run", "tmp"):
         state = os.statvfs(sandbox.outside("{" + place + "}"))
         if sandbox.tier == "namespaces":
             shown[place] = (state.f_blocks, state.f_files, state.f_flag)
-    with open(f"/proc/{sandbox.keeper}/mountinfo") as file:
-        mounts = file.read()
-    shown["mounts"] = [line.split(" - ")[0] for line in mounts.splitlines()]
+    if sandbox.tier == "namespaces":  # in `bare` the network is the host's
+        shown["network"] = {name: _read(f"/proc/{sandbox.keeper}/net/{name}") for name in ("fib_trie", "if_inet6")}
+    shown["mounts"] = _mounts(sandbox.keeper)
+    shown["keeper"] = _traits(sandbox.keeper, "S")
     return shown
+
+
+def harness() -> dict[str, Any]:
+    """Everything of this process and its surroundings that a fault might leave something in."""
+    return {
+        "descriptors": sorted(os.readlink(f"/proc/self/fd/{number}").split(":")[0] for number in _own_descriptors()),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "children": sorted(map(str, _children())),
+        "mounts": _mounts(os.getpid()),
+        "traits": _traits(os.getpid(), "R"),
+        "cgroups": cgroups(),
+    }
+
+
+def differences(before: Any, after: Any, where: str = "") -> list[str]:
+    """What two snapshots say differently, one line each."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = sorted({*before, *after}, key=str)
+        return [line for name in names for line in differences(before.get(name), after.get(name), f"{where}/{name}")]
+    return [] if before == after else [f"{where}: {before!r} became {after!r}"]
+
+
+def _traits(pid: int, state: str) -> dict[str, Any] | None:
+    """What a process is allowed, how it is scheduled, and which signals it takes; None when it is gone."""
+    try:
+        status = dict(line.split(":", 1) for line in _read(f"/proc/{pid}/status").splitlines())
+        return {
+            "limits": limits_of(pid),
+            "stopped": state == "T",
+            "nice": os.getpriority(os.PRIO_PROCESS, pid),
+            "policy": os.sched_getscheduler(pid),
+            "affinity": os.sched_getaffinity(pid),
+            "signals": {name: int(status[name], 16) & ~_THREADS_OWN for name in ("SigIgn", "SigCgt")},
+            "tracer": status["TracerPid"].strip(),
+            "cgroup": _read(f"/proc/{pid}/cgroup"),
+            "oom": _read(f"/proc/{pid}/oom_score_adj"),
+        }
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
+def _mounts(pid: int) -> list[str]:
+    return [line.split(" - ")[0] for line in _read(f"/proc/{pid}/mountinfo").splitlines()]
+
+
+def _own_descriptors() -> list[str]:
+    """The names of those that are still open after the listing, whose own is not."""
+    return [number for number in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{number}")]
+
+
+def _children() -> list[str]:
+    return _read(f"/proc/self/task/{threading.get_native_id()}/children").split()
+
+
+def cgroups() -> set[str]:
+    """The control groups that somebody made for ColOS, below wherever this process is."""
+    return {
+        os.path.join(folder, name)
+        for folder, names, _ in os.walk("/sys/fs/cgroup")
+        for name in names
+        if "colos" in name
+    }
 
 
 def descriptors() -> int:
