@@ -9,7 +9,6 @@ Sources: mount(2) (MS_BIND), umount2(2) (MNT_DETACH), proc_pid_mountinfo(5).
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 from collections.abc import Mapping
@@ -116,8 +115,8 @@ class Overmounts:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
-        self._tickets = itertools.count(1)
-        self._held: dict[int, tuple[str, int]] = {}  # ticket -> path, mount id
+        self._made: list[tuple[str, int]] = []  # by ticket: path, mount id
+        self._held: dict[int, int] = {}  # mount id -> ticket
         self._stacks: dict[str, list[int]] = {}  # path -> mount ids, from the bottom up
 
     def over(self, path: str, content: Content) -> int:
@@ -127,46 +126,48 @@ class Overmounts:
             mount = _mount_id(descriptor)
         finally:
             os.close(descriptor)
-        ticket = next(self._tickets)
-        self._held[ticket] = (path, mount)
+        ticket = len(self._made)
+        self._made.append((path, mount))
+        self._held[mount] = ticket
         self._stacks.setdefault(path, []).append(mount)
         return ticket
 
     def off(self, ticket: int) -> None:
         """End what `over` began.  May be called twice, and when the sandbox is gone.  Raises `OSError`."""
-        path, _ = self._held.pop(ticket, ("", 0))
-        stack = self._stacks.get(path)
-        if not stack:
+        path, mount = self._made[ticket]
+        if self._held.get(mount) != ticket:
             return
-        held = {mount for _, mount in self._held.values()}
-        kept = next((depth for depth in range(len(stack), 0, -1) if stack[depth - 1] in held), 0)
-        depth = len(self._present().intersection(stack[kept:]))
+        stack = self._stacks[path]
+        others = self._held.keys() - {mount}
+        kept = next((depth for depth in range(len(stack), 0, -1) if stack[depth - 1] in others), 0)
+        depth = len(self._mounts().keys() & set(stack[kept:]))
         if depth:
             self._sandbox.join(Uncover(path, depth))
+        del self._held[mount]
         del stack[kept:]
         if not stack:
             del self._stacks[path]
 
     def is_over(self, path: str) -> bool:
         """Whether anything of ours is mounted at `path`, as the kernel's own table of mounts shows it."""
-        return not self._present().isdisjoint(self._stacks.get(path, ()))
+        return not self._mounts().keys().isdisjoint(self._stacks.get(path, ()))
 
     def is_shown(self, ticket: int) -> bool:
-        """Whether this one is what the sandbox sees at its path now; False when another lies over it or it ended."""
-        path, mount = self._held.get(ticket, ("", 0))
-        return bool(path) and self._stacks[path][-1] == mount and mount in self._present()
+        """Whether this one is what the sandbox sees at its path now, as the kernel's own table of mounts shows it."""
+        _, mount = self._made[ticket]
+        mounts = self._mounts()
+        if mount not in mounts or self._held.get(mount, ticket) != ticket:  # ended; its number may mean another
+            return False
+        return not any(above == (mount, mounts[mount][1]) for above in mounts.values())
 
-    def is_mounted(self, ticket: int) -> bool:
-        """Whether this one is mounted, seen or not."""
-        return self._held.get(ticket, ("", 0))[1] in self._present()
-
-    def _present(self) -> set[int]:
-        """The ids of all mounts in there now; none when the sandbox is gone."""
+    def _mounts(self) -> dict[int, tuple[int, bytes]]:
+        """All mounts in there now, by id: the parent's id and where.  None when the sandbox is gone."""
         try:
             with open(f"/proc/{self._sandbox.keeper}/mountinfo", "rb") as file:
-                return {int(line.split(None, 1)[0]) for line in file}
+                fields = [line.split(None, 5) for line in file]
         except OSError:  # its keeper is dead (EINVAL: and not reaped), and so are its mounts
-            return set()
+            return {}
+        return {int(field[0]): (int(field[1]), field[4]) for field in fields}
 
 
 _OF: WeakKeyDictionary[Sandbox, Overmounts] = WeakKeyDictionary()
