@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from colos.chaos.fault import Fault, Lease
+    from colos.chaos.faults.connections import ConnectionReset
     from colos.chaos.faults.cpu import CpuStarvation
     from colos.chaos.faults.descriptors import DescriptorExhaustion
     from colos.chaos.faults.disk import DiskFull
+    from colos.chaos.faults.loopback import LoopbackDown, PacketDelay, SlowLink
+    from colos.chaos.faults.names import NameLookupFails, NameLookupSlow, TimezoneChanged
+    from colos.chaos.faults.packets import ConnectionRefused, HalfOpen, PacketLoss, Partition
     from colos.chaos.faults.process import Kill
     from colos.chaos.machine import ChaosMachine
     from colos.chaos.properties import always, eventually, sometimes
@@ -25,14 +29,25 @@ __all__ = [
     "ActorSystem",
     "ChaosMachine",
     "CommandSystem",
+    "ConnectionRefused",
+    "ConnectionReset",
     "CpuStarvation",
     "DescriptorExhaustion",
     "DiskFull",
     "Fault",
+    "HalfOpen",
     "Kill",
     "Lease",
+    "LoopbackDown",
+    "NameLookupFails",
+    "NameLookupSlow",
+    "PacketDelay",
+    "PacketLoss",
+    "Partition",
     "Restarts",
     "Scenario",
+    "SlowLink",
+    "TimezoneChanged",
     "always",
     "eventually",
     "file_exists",
@@ -46,14 +61,25 @@ _WHERE = {
     "ActorSystem": "system",
     "ChaosMachine": "machine",
     "CommandSystem": "system",
+    "ConnectionRefused": "faults.packets",
+    "ConnectionReset": "faults.connections",
     "CpuStarvation": "faults.cpu",
     "DescriptorExhaustion": "faults.descriptors",
     "DiskFull": "faults.disk",
     "Fault": "fault",
+    "HalfOpen": "faults.packets",
     "Kill": "faults.process",
     "Lease": "fault",
+    "LoopbackDown": "faults.loopback",
+    "NameLookupFails": "faults.names",
+    "NameLookupSlow": "faults.names",
+    "PacketDelay": "faults.loopback",
+    "PacketLoss": "faults.packets",
+    "Partition": "faults.packets",
     "Restarts": "sandbox.spec",
     "Scenario": "scenario",
+    "SlowLink": "faults.loopback",
+    "TimezoneChanged": "faults.names",
     "always": "properties",
     "eventually": "properties",
     "file_exists": "ready",

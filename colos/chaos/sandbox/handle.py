@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -224,11 +225,11 @@ class Sandbox:
         """Do something inside its namespaces (`namespaces` only), as root of them, in a process of its own.
 
         `request` is picklable (a frozen dataclass of a module that imports nothing of a test's), is called
-        inside, and gives a plain value and descriptors to pass out; these are the caller's to close.  Raises `OSError`
-        with the errno met in there, `HarnessBroken` when there is nothing left to act in.
+        inside, and gives a plain value and descriptors to pass out; these are the caller's to close.  Raises `OSError`:
+        ESRCH when the sandbox is gone.
         """
         if not self._pidfds:
-            raise HarnessBroken("the sandbox", "has been destroyed already")
+            raise ProcessLookupError(errno.ESRCH, "the sandbox has been destroyed already")
         return self.session.join(self._pidfds[0], request)
 
     def remount_data(self, *, size: int | None = None, inodes: int | None = None) -> None:

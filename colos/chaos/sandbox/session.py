@@ -55,7 +55,7 @@ class Session:
         self._forced = forced
         self._tier: str | None = None
         self.refusal: str | None = None
-        self._syscalls: str | None = None
+        self._probed: dict[str, str | None] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._said = -1
@@ -154,11 +154,18 @@ class Session:
         self.refusal = trial
         return BARE
 
+    def probe(self, what: str) -> str | None:
+        """Whether a mechanism works here: None, or the reason why not.  Tried once, in a process of its own.
+
+        `what` is a module of `colos.chaos.mechanisms`, whose `probe` is called, or ``module.function``.
+        """
+        if what not in self._probed:
+            self._probed[what] = self._ask(("probe", what))
+        return self._probed[what]
+
     def probe_syscalls(self) -> str | None:
         """Whether trapped system calls work here: None, or the reason why not."""
-        if self._syscalls is None:
-            self._syscalls = self._ask(("probe", "syscalls")) or ""
-        return self._syscalls or None
+        return self.probe("syscalls")
 
     # --- sandboxes ----------------------------------------------------------------------
 

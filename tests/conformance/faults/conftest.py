@@ -6,4 +6,4 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "sandbox")]
 
-from sandbox_bench import agent, bare, namespaces, sandbox, session, sessions  # noqa: E402, F401 - found by the line above
+from sandbox_bench import agent, bare, inside, namespaces, sandbox, session, sessions  # noqa: E402, F401 - found by the line above

@@ -70,6 +70,23 @@ for attempt in range(3):
     with contextlib.suppress(OSError): socket.socket().close()
     with contextlib.suppress(OSError): mmap.mmap(-1, 1 << 20).close()
     sum(range(20000))
+near.setblocking(False)
+with contextlib.suppress(OSError): near.send(b'x' * 300000)
+for attempt in range(64):
+    with contextlib.suppress(OSError): post.sendto(b'x', post.getsockname())
+with contextlib.suppress(OSError), socket.socket() as caller:
+    caller.setblocking(False)
+    caller.connect(door.getsockname())
+with contextlib.suppress(OSError): socket.getaddrinfo('localhost', 1)
+"""
+#: What a fault of the network finds when it begins: a connection, a door to knock at, a letter box.
+AT_HAND = """
+door = socket.create_server(('127.0.0.1', 0))
+near = socket.create_connection(door.getsockname())
+far, _ = door.accept()
+post = socket.socket(type=socket.SOCK_DGRAM)
+post.bind(('127.0.0.1', 0))
+post.setblocking(False)
 """
 #: A child, made without a descriptor or a file.
 HEIR = """
@@ -92,6 +109,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def system(session: Session, kind: str, request: pytest.FixtureRequest) -> Agent:
     skip_unless_available(kind, session)
     agent: Agent = request.getfixturevalue("agent")
+    agent.do(AT_HAND)
     return agent
 
 

@@ -242,6 +242,16 @@ def agent_in(session: Session, *, restarts: Any = None, **changes: Any) -> Itera
 @pytest.fixture
 def agent(session: Session, sessions: Sessions) -> Agent:
     """An agent in an otherwise empty sandbox: the last test's, where it left no trace, else a new one."""
+    return lent_agent(session, sessions)
+
+
+@pytest.fixture
+def inside(namespaces: Session, sessions: Sessions) -> Agent:
+    """The same, with a network and a file system view of its own."""
+    return lent_agent(namespaces, sessions)
+
+
+def lent_agent(session: Session, sessions: Sessions) -> Agent:
     agent = sessions.agents.pop(session.tier, None)
     if agent is not None and not agent.renew():
         agent.end()
