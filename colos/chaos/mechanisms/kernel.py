@@ -37,6 +37,7 @@ __all__ = [
     "set_read_only",
     "set_writable",
     "setns",
+    "unmount",
     "unshare",
 ]
 
@@ -54,6 +55,7 @@ MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
@@ -102,6 +104,11 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
         ),
         f"mount {target}",
     )
+
+
+def unmount(path: str) -> None:
+    """Unmount what is seen at `path`, also while it is in use."""
+    _check(_libc.umount2(os.fsencode(path), _MNT_DETACH), f"umount {path}")
 
 
 def set_read_only(path: str) -> None:
