@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from colos.chaos.faults.cpu import CpuStarvation
     from colos.chaos.faults.descriptors import DescriptorExhaustion
     from colos.chaos.faults.disk import DiskFull
+    from colos.chaos.faults.hardware import (
+        BatteryLow,
+        CpuOffline,
+        DiskFailing,
+        FanStopped,
+        MemoryErrors,
+        MemoryShrunk,
+        Overheating,
+        PowerLost,
+    )
     from colos.chaos.faults.process import Kill
     from colos.chaos.machine import ChaosMachine
     from colos.chaos.properties import always, eventually, sometimes
@@ -23,14 +33,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActorSystem",
+    "BatteryLow",
     "ChaosMachine",
     "CommandSystem",
+    "CpuOffline",
     "CpuStarvation",
     "DescriptorExhaustion",
+    "DiskFailing",
     "DiskFull",
+    "FanStopped",
     "Fault",
     "Kill",
     "Lease",
+    "MemoryErrors",
+    "MemoryShrunk",
+    "Overheating",
+    "PowerLost",
     "Restarts",
     "Scenario",
     "always",
@@ -44,14 +62,22 @@ __all__ = [
 
 _WHERE = {
     "ActorSystem": "system",
+    "BatteryLow": "faults.hardware",
     "ChaosMachine": "machine",
     "CommandSystem": "system",
+    "CpuOffline": "faults.hardware",
     "CpuStarvation": "faults.cpu",
     "DescriptorExhaustion": "faults.descriptors",
+    "DiskFailing": "faults.hardware",
     "DiskFull": "faults.disk",
+    "FanStopped": "faults.hardware",
     "Fault": "fault",
     "Kill": "faults.process",
     "Lease": "fault",
+    "MemoryErrors": "faults.hardware",
+    "MemoryShrunk": "faults.hardware",
+    "Overheating": "faults.hardware",
+    "PowerLost": "faults.hardware",
     "Restarts": "sandbox.spec",
     "Scenario": "scenario",
     "always": "properties",
