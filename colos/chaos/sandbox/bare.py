@@ -35,7 +35,6 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bo
 
     `template` is a pidfd: the sandbox ends with that process, as one of namespaces does.
     """
-    del spec  # a host directory has no size of its own: the disk fault counts instead
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # only the lifelines end a watchdog
@@ -46,7 +45,7 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bo
         keeper = os.fork()
         if keeper == 0:
             kernel.become_subreaper()
-            _keep(base, channel, watchdog, template, trap=trap)
+            _keep(spec, base, channel, watchdog, template, trap=trap)
         else:
             channel.close()  # so that the test sees its end when the keeper dies
             os.waitpid(keeper, 0)
@@ -56,8 +55,9 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bo
     os._exit(0)
 
 
-def _keep(base: str, channel: socket.socket, watchdog: int, template: int, *, trap: bool) -> None:
-    place = Place(f"{base}/data", f"{base}/run", f"{base}/home", f"{base}/tmp")
+def _keep(spec: SandboxSpec, base: str, channel: socket.socket, watchdog: int, template: int, *, trap: bool) -> None:
+    place = Place(f"{base}/data", f"{base}/run", f"{base}/home", f"{base}/tmp", spec.environment)
+    # The sizes in `spec` are not kept: a host directory has none of its own, and the disk fault counts instead.
     for directory in (place.data, place.run, place.home, place.tmp):
         os.mkdir(directory, 0o700)
     keeper = os.pidfd_open(os.getpid())

@@ -31,6 +31,8 @@ class SandboxSpec:
     tmp_bytes: int = 64 * MIB
     writable: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    #: What programs find in their environment besides; the values may use ``{data}``, ``{run}`` and the like.
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Place:
     run: str
     home: str
     tmp: str
+    extra: tuple[tuple[str, str], ...] = ()
 
     def expand(self, text: str) -> str:
         """Replace ``{data}``, ``{run}``, ``{home}`` and ``{tmp}``; any other brace stays as it is."""
@@ -62,6 +65,7 @@ class Place:
             "PYTHONUSERBASE": os.environ.get("PYTHONUSERBASE") or site.getuserbase(),
             "COLOS_DATA": self.data,
             "COLOS_RUN": self.run,
+            **{name: self.expand(value) for name, value in self.extra},
         }
 
 
