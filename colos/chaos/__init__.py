@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from colos.chaos.fault import Fault, Lease
+    from colos.chaos.faults.clock import ClockDrift, ClockJump, ClockStopped, RuntimeClock
     from colos.chaos.faults.cpu import CpuStarvation
     from colos.chaos.faults.descriptors import DescriptorExhaustion
     from colos.chaos.faults.disk import DiskFull
@@ -35,6 +36,9 @@ __all__ = [
     "ActorSystem",
     "BatteryLow",
     "ChaosMachine",
+    "ClockDrift",
+    "ClockJump",
+    "ClockStopped",
     "CommandSystem",
     "CpuOffline",
     "CpuStarvation",
@@ -50,6 +54,7 @@ __all__ = [
     "Overheating",
     "PowerLost",
     "Restarts",
+    "RuntimeClock",
     "Scenario",
     "always",
     "eventually",
@@ -64,6 +69,9 @@ _WHERE = {
     "ActorSystem": "system",
     "BatteryLow": "faults.hardware",
     "ChaosMachine": "machine",
+    "ClockDrift": "faults.clock",
+    "ClockJump": "faults.clock",
+    "ClockStopped": "faults.clock",
     "CommandSystem": "system",
     "CpuOffline": "faults.hardware",
     "CpuStarvation": "faults.cpu",
@@ -79,6 +87,7 @@ _WHERE = {
     "Overheating": "faults.hardware",
     "PowerLost": "faults.hardware",
     "Restarts": "sandbox.spec",
+    "RuntimeClock": "faults.clock",
     "Scenario": "scenario",
     "always": "properties",
     "eventually": "properties",

@@ -16,11 +16,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from colos.chaos.mechanisms import kernel
 from colos.chaos.mechanisms.hardwarefiles import read_tree
-from colos.chaos.mechanisms.overmounts import Content, Uncover, overmounts
+from colos.chaos.mechanisms.overmounts import Content, Overmounts, Uncover, overmounts
 
 if TYPE_CHECKING:
     from colos.chaos.sandbox.handle import Sandbox
@@ -113,12 +113,21 @@ class Views:
     """What is shown in one sandbox, and for whom."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        self._covers = overmounts(sandbox)
+        self._sandbox_ref = ref(sandbox)  # the register below knows us by it, for as long as it lives
         self._originals: dict[str, Content] = {}
         self._edits: dict[str, dict[object, Edit]] = {}
         self._tickets: dict[str, int] = {}
         self._planted: dict[str, set[object]] = {}
+
+    @property
+    def _sandbox(self) -> Sandbox:
+        sandbox = self._sandbox_ref()
+        assert sandbox is not None, "whoever holds a lease holds the sandbox"
+        return sandbox
+
+    @property
+    def _covers(self) -> Overmounts:
+        return overmounts(self._sandbox)
 
     def show(self, lease: object, edits: Mapping[str, Edit]) -> None:
         """Change what is read at these paths, for as long as the lease holds them.  Raises `OSError`."""

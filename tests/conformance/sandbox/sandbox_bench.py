@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import resource
 import signal
@@ -42,8 +43,20 @@ def eventually(holds: Callable[[], Any], what: str, timeout_s: float = DEADLINE_
     return value
 
 
+@functools.cache
+def _environment(session: Session) -> tuple[tuple[str, str], ...]:
+    """What the kinds that this machine has need in the system's environment, as if all were declared."""
+    kinds = [kind for kind in fault_kinds().values() if kind.unavailable(session) is None]
+    return tuple(sorted({item for kind in kinds for item in kind.environment().items()}))
+
+
 def spec(**changes: Any) -> SandboxSpec:
     return SandboxSpec(**{"kept": kept_paths(), **changes})
+
+
+def agents_spec(session: Session, **changes: Any) -> SandboxSpec:
+    """One in which every kind can act that this machine has."""
+    return spec(**{"environment": _environment(session), **changes})
 
 
 class Sessions:
@@ -205,7 +218,7 @@ class Agent:
 
 @contextmanager
 def agent_in(session: Session, *, restarts: Any = None, **changes: Any) -> Iterator[Agent]:
-    sandbox = session.sandbox(spec(**changes))
+    sandbox = session.sandbox(agents_spec(session, **changes))
     agent = None
     try:
         agent = Agent(sandbox, restarts=restarts)
@@ -224,7 +237,7 @@ def agent(session: Session, sessions: Sessions) -> Agent:
         agent.end()
         agent = None
     if agent is None:
-        sandbox = session.sandbox(spec())
+        sandbox = session.sandbox(agents_spec(session))
         try:
             agent = Agent(sandbox)
         except BaseException:
