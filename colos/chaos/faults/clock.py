@@ -192,7 +192,11 @@ class _Faked(Lease):
         self._fake = _fake(sandbox)
         self._fake.set(self._fake.face.put(self, setting, time.time()))
         self._acts = True
-        self._proof = self._prove()
+        try:
+            self._proof = self._prove()
+        except BaseException:
+            self.heal()
+            raise
 
     def _prove(self) -> str | None:
         """Who has it loaded; and what a program reads that is started in there as the system's are."""

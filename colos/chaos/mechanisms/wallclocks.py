@@ -157,15 +157,26 @@ def probe() -> str | None:
 
 
 def _read_clocks(extra: Mapping[str, str]) -> tuple[float, float]:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _READ],
-        env={**os.environ, **extra},
-        capture_output=True,
-        text=True,
-        timeout=_PROBE_S,
-        check=True,
-    )
-    wall, monotonic = map(float, done.stdout.split())
+    command = [sys.executable, "-I", "-S", "-c", _READ]
+    environment = {**os.environ, **extra}
+    with subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as reader:
+        try:
+            said, troubles = reader.communicate(timeout=_PROBE_S)
+        except BaseException:
+            reader.kill()
+            raise
+        finally:
+            reader.wait()
+            for left in (f"/dev/shm/faketime_shm_{reader.pid}", f"/dev/shm/sem.faketime_sem_{reader.pid}"):
+                try:
+                    os.unlink(left)  # libfaketime's own, which one that was killed leaves behind
+                except OSError:
+                    continue
+    if reader.returncode != 0:
+        raise subprocess.CalledProcessError(reader.returncode, command, said, troubles)
+    wall, monotonic = map(float, said.split())
     return wall, monotonic
 
 

@@ -156,6 +156,18 @@ def test_without_libfaketime_the_reason_and_the_cure_are_said(
     assert "apt install libfaketime" in cure
 
 
+def test_a_probe_that_is_cut_short_leaves_nothing_on_the_host(program: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left() -> set[str]:
+        return {name for name in os.listdir("/dev/shm") if "faketime" in name}
+
+    before = left()
+    monkeypatch.setattr(wallclocks, "_READ", "import time; print(1); time.sleep(60)")
+    monkeypatch.setattr(wallclocks, "_PROBE_S", 0.5)
+    reason = wallclocks._probe.__wrapped__(wallclocks.library() or "")
+    assert "timed out" in (reason or "")
+    assert left() <= before
+
+
 # --- the environment that a fault asks for --------------------------------------------------------
 
 

@@ -250,6 +250,7 @@ def test_the_target_cannot_change_what_it_is_shown(inside: Agent) -> None:
     assert inside.refused(f"os.chmod({path!r}, 0o600)") != 0
     assert inside.refused(f"open({os.path.dirname(path) + '/more'!r}, 'w')") != 0
     assert inside.refused("open('/proc/meminfo', 'w')") != 0
+    assert inside.refused("os.mkdir('/sys/class/mine')") != 0
     heal(lease)
 
 

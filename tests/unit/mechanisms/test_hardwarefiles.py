@@ -117,6 +117,11 @@ def test_memory_shrinks_with_its_parts_and_nothing_else_does() -> None:
     assert "\n".join(lines[5:]) + "\n" == MEMINFO.decode().split("kB\n", 5)[5]
 
 
+def test_no_more_is_available_than_the_machine_has() -> None:
+    text = files.meminfo_of(b"MemTotal: 1000 kB\nMemAvailable: 10 kB\n", 500 * 1024, 400 * 1024)
+    assert text == b"MemTotal:  500 kB\nMemAvailable: 10 kB\n"
+
+
 def test_a_text_that_is_no_meminfo_stays() -> None:
     assert files.meminfo_of(b"nothing\n", 1 << 20, 1 << 20) == b"nothing\n"
 
