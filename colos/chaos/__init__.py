@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from colos.chaos.fault import Fault, Lease
+    )
+        BatteryLow,
+        CpuOffline,
+        DiskFailing,
+        FanStopped,
+        MemoryErrors,
+        MemoryShrunk,
+        Overheating,
+        PowerLost,
+    from colos.chaos.faults.clock import ClockDrift, ClockJump, ClockStopped, RuntimeClock
     from colos.chaos.faults.connections import ConnectionReset
     from colos.chaos.faults.cpu import CpuStarvation
     from colos.chaos.faults.descriptors import DescriptorExhaustion
     from colos.chaos.faults.disk import DiskFull
+    from colos.chaos.faults.hardware import (
     from colos.chaos.faults.loopback import LoopbackDown, PacketDelay, SlowLink
     from colos.chaos.faults.names import NameLookupFails, NameLookupSlow, TimezoneChanged
     from colos.chaos.faults.packets import ConnectionRefused, HalfOpen, PacketLoss, Partition
@@ -27,24 +38,36 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActorSystem",
+    "BatteryLow",
     "ChaosMachine",
+    "ClockDrift",
+    "ClockJump",
+    "ClockStopped",
     "CommandSystem",
     "ConnectionRefused",
     "ConnectionReset",
+    "CpuOffline",
     "CpuStarvation",
     "DescriptorExhaustion",
+    "DiskFailing",
     "DiskFull",
+    "FanStopped",
     "Fault",
     "HalfOpen",
     "Kill",
     "Lease",
     "LoopbackDown",
+    "MemoryErrors",
+    "MemoryShrunk",
     "NameLookupFails",
     "NameLookupSlow",
+    "Overheating",
     "PacketDelay",
     "PacketLoss",
     "Partition",
+    "PowerLost",
     "Restarts",
+    "RuntimeClock",
     "Scenario",
     "SlowLink",
     "TimezoneChanged",
@@ -59,24 +82,36 @@ __all__ = [
 
 _WHERE = {
     "ActorSystem": "system",
+    "BatteryLow": "faults.hardware",
     "ChaosMachine": "machine",
+    "ClockDrift": "faults.clock",
+    "ClockJump": "faults.clock",
+    "ClockStopped": "faults.clock",
     "CommandSystem": "system",
     "ConnectionRefused": "faults.packets",
     "ConnectionReset": "faults.connections",
+    "CpuOffline": "faults.hardware",
     "CpuStarvation": "faults.cpu",
     "DescriptorExhaustion": "faults.descriptors",
+    "DiskFailing": "faults.hardware",
     "DiskFull": "faults.disk",
+    "FanStopped": "faults.hardware",
     "Fault": "fault",
     "HalfOpen": "faults.packets",
     "Kill": "faults.process",
     "Lease": "fault",
     "LoopbackDown": "faults.loopback",
+    "MemoryErrors": "faults.hardware",
+    "MemoryShrunk": "faults.hardware",
     "NameLookupFails": "faults.names",
     "NameLookupSlow": "faults.names",
+    "Overheating": "faults.hardware",
     "PacketDelay": "faults.loopback",
     "PacketLoss": "faults.packets",
     "Partition": "faults.packets",
+    "PowerLost": "faults.hardware",
     "Restarts": "sandbox.spec",
+    "RuntimeClock": "faults.clock",
     "Scenario": "scenario",
     "SlowLink": "faults.loopback",
     "TimezoneChanged": "faults.names",

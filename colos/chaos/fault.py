@@ -186,6 +186,14 @@ class Fault(ABC):
         """The same for every step that this declaration may give."""
         return self.traps(self.parameters)
 
+    @classmethod
+    def environment(cls) -> Mapping[str, str]:
+        """What the system must find in its environment from its start, for this kind to act on it later.
+
+        The values may use ``{data}``, ``{run}``, ``{home}`` and ``{tmp}``.
+        """
+        return {}
+
     # --- generation ---------------------------------------------------------------------
 
     def candidates(self, topology: Sequence[str]) -> tuple[str, ...]:

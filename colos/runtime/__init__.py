@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from colos.runtime.actor import Actor
 from colos.runtime.client import NodeClient, connect
+from colos.runtime.clock import wall_time
 from colos.runtime.here import Down, ExitSignal, Monitor
 from colos.runtime.incarnation import ProcessInfo
 from colos.runtime.management import delete_child, restart_child, start_child, terminate_child, which_children
@@ -89,6 +90,7 @@ __all__ = [
     "trap_exit",
     "unlink",
     "unregister",
+    "wall_time",
     "whereis",
     "which_children",
 ]

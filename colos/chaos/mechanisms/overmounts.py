@@ -160,6 +160,11 @@ class Overmounts:
             return False
         return not any(above == (mount, mounts[mount][1]) for above in mounts.values())
 
+    def is_mounted(self, ticket: int) -> bool:
+        """Whether this one is mounted, seen or not."""
+        _, mount = self._made[ticket]
+        return mount in self._mounts() and self._held.get(mount, ticket) == ticket
+
     def _mounts(self) -> dict[int, tuple[int, bytes]]:
         """All mounts in there now, by id: the parent's id and where.  None when the sandbox is gone."""
         try:

@@ -56,7 +56,7 @@ def launch(spec: SandboxSpec, channel: socket.socket, template: int, *, trap: bo
 
 
 def _keep(spec: SandboxSpec, base: str, channel: socket.socket, watchdog: int, template: int, *, trap: bool) -> None:
-    place = Place(f"{base}/data", f"{base}/run", f"{base}/home", f"{base}/tmp")
+    place = Place(f"{base}/data", f"{base}/run", f"{base}/home", f"{base}/tmp", spec.environment)
     for directory in (place.data, place.run, place.home, place.tmp):
         os.mkdir(directory, 0o700)
     keeper = os.pidfd_open(os.getpid())

@@ -116,7 +116,7 @@ def _furnish(spec: SandboxSpec) -> Place:
             kernel.mount("tmpfs", cover, "tmpfs", _OWN, f"size={spec.tmp_bytes},mode=1777")
     for path, descriptor in shown.items():
         _show(descriptor, path, read_only=path not in writable)
-    place = Place(f"{base}/colos/data", f"{base}/colos/run", f"{base}/colos/home", base)
+    place = Place(f"{base}/colos/data", f"{base}/colos/run", f"{base}/colos/home", base, spec.environment)
     for directory in (f"{base}/colos", place.data, place.run, place.home):
         os.mkdir(directory, 0o700)
     kernel.mount("tmpfs", place.data, "tmpfs", _OWN, f"size={spec.data_bytes},nr_inodes={spec.data_inodes},mode=700")

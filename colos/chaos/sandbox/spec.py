@@ -35,6 +35,8 @@ class SandboxSpec:
     kept: tuple[str, ...] = ()
     #: The system calls that faults may want to answer; trapped from the program's start.
     traps: tuple[Trap, ...] = ()
+    #: What programs find in their environment besides; the values may use ``{data}``, ``{run}`` and the like.
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Place:
     run: str
     home: str
     tmp: str
+    extra: tuple[tuple[str, str], ...] = ()
 
     def expand(self, text: str) -> str:
         """Replace ``{data}``, ``{run}``, ``{home}`` and ``{tmp}``; any other brace stays as it is."""
@@ -66,6 +69,7 @@ class Place:
             "PYTHONUSERBASE": os.environ.get("PYTHONUSERBASE") or site.getuserbase(),
             "COLOS_DATA": self.data,
             "COLOS_RUN": self.run,
+            **{name: self.expand(value) for name, value in self.extra},
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import resource
 import select
@@ -46,6 +47,13 @@ def eventually(holds: Callable[[], Any], what: str, timeout_s: float = DEADLINE_
     return value
 
 
+@functools.cache
+def _environment(session: Session) -> tuple[tuple[str, str], ...]:
+    """What the kinds that this machine has need in the system's environment, as if all were declared."""
+    kinds = [kind for kind in fault_kinds().values() if kind.unavailable(session) is None]
+    return tuple(sorted({item for kind in kinds for item in kind.environment().items()}))
+
+
 def spec(**changes: Any) -> SandboxSpec:
     return SandboxSpec(**{"kept": kept_paths(), **changes})
 
@@ -54,6 +62,11 @@ def every_trap() -> tuple[Trap, ...]:
     """What every kind together needs, so that one agent serves the tests of all."""
     of_files = IoError(operations=("read", "write", "fsync", "open", "rename"))
     return merged(trap for fault in (of_files, *(kind() for kind in fault_kinds().values())) for trap in fault.needed())
+
+
+def agents_spec(session: Session, **changes: Any) -> SandboxSpec:
+    """One in which every kind can act that this machine has."""
+    return spec(**{"environment": _environment(session), "traps": every_trap(), **changes})
 
 
 class Sessions:
@@ -228,7 +241,7 @@ class Agent:
 
 @contextmanager
 def agent_in(session: Session, *, restarts: Any = None, **changes: Any) -> Iterator[Agent]:
-    sandbox = session.sandbox(spec(**{"traps": every_trap(), **changes}))
+    sandbox = session.sandbox(agents_spec(session, **changes))
     agent = None
     try:
         agent = Agent(sandbox, restarts=restarts)
@@ -257,7 +270,7 @@ def lent_agent(session: Session, sessions: Sessions) -> Agent:
         agent.end()
         agent = None
     if agent is None:
-        sandbox = session.sandbox(spec(traps=every_trap()))
+        sandbox = session.sandbox(agents_spec(session))
         try:
             agent = Agent(sandbox)
         except BaseException:
