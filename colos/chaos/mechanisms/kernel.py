@@ -1,7 +1,7 @@
 """System calls that Python does not offer, through the C library, with errno checked.
 
-Sources: prctl(2), unshare(2), setns(2), mount(2), umount2(2), mount_setattr(2), capset(2), sethostname(2),
-netdevice(7).  Call numbers of the generic table are the same on every architecture since
+Sources: prctl(2), unshare(2), setns(2), mount(2), umount2(2), mount_setattr(2), open_tree(2), fsconfig(2), capset(2),
+sethostname(2), netdevice(7).  Call numbers of the generic table are the same on every architecture since
 Linux 5.1, which is why one number serves x86_64 and aarch64 below.
 """
 
@@ -33,6 +33,8 @@ __all__ = [
     "loopback_up",
     "mount",
     "no_new_privileges",
+    "open_tree",
+    "reconfigure",
     "set_hostname",
     "set_read_only",
     "set_writable",
@@ -60,7 +62,14 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _SIGKILL = 9
+_SYS_OPEN_TREE = 428
+_SYS_FSCONFIG = 431
+_SYS_FSPICK = 433
 _SYS_MOUNT_SETATTR = 442
+_OPEN_TREE_CLONE = 1
+_FSPICK_CLOEXEC = 1
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_RECONFIGURE = 7
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 _MOUNT_ATTR_RDONLY = 1
@@ -128,6 +137,27 @@ def _set_attributes(path: str, flags: int, wanted: int, unwanted: int) -> None:
         ),
         f"mount_setattr {path}",
     )
+
+
+def open_tree(path: str) -> int:
+    """A descriptor on a new mount of what is mounted at `path`, attached nowhere (Linux 5.2).
+
+    Read-only or not is a mount's own: this one stays writable whatever becomes of the first.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {path}")
+
+
+def reconfigure(path: str, options: dict[str, str]) -> None:
+    """Change options of the file system mounted at `path`, and no flag of any mount of it (Linux 5.2)."""
+    picked = _check(_libc.syscall(_SYS_FSPICK, _AT_FDCWD, os.fsencode(path), _FSPICK_CLOEXEC), f"fspick {path}")
+    try:
+        for name, value in options.items():
+            key, text = name.encode(), value.encode()
+            _check(_libc.syscall(_SYS_FSCONFIG, picked, _FSCONFIG_SET_STRING, key, text, 0), f"fsconfig {name}={value}")
+        _check(_libc.syscall(_SYS_FSCONFIG, picked, _FSCONFIG_CMD_RECONFIGURE, None, None, 0), f"reconfigure {path}")
+    finally:
+        os.close(picked)
 
 
 def die_with_parent(parent: int) -> None:
