@@ -28,12 +28,12 @@ __all__ = [
     "MS_REC",
     "MS_REMOUNT",
     "become_subreaper",
+    "clone_writable",
     "die_with_parent",
     "drop_privileges",
     "loopback_up",
     "mount",
     "no_new_privileges",
-    "open_tree",
     "reconfigure",
     "set_hostname",
     "set_read_only",
@@ -72,6 +72,7 @@ _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_RECONFIGURE = 7
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
+_AT_EMPTY_PATH = 0x1000
 _MOUNT_ATTR_RDONLY = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 40
@@ -123,13 +124,13 @@ def set_writable(path: str) -> None:
     _set_attributes(path, 0, 0, _MOUNT_ATTR_RDONLY)
 
 
-def _set_attributes(path: str, flags: int, wanted: int, unwanted: int) -> None:
+def _set_attributes(path: str, flags: int, wanted: int, unwanted: int, *, at: int = _AT_FDCWD) -> None:
     attributes = struct.pack("=QQQQ", wanted, unwanted, 0, 0)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     _check(
         _libc.syscall(
             _SYS_MOUNT_SETATTR,
-            _AT_FDCWD,
+            at,
             os.fsencode(path),
             flags,
             buffer,
@@ -139,13 +140,19 @@ def _set_attributes(path: str, flags: int, wanted: int, unwanted: int) -> None:
     )
 
 
-def open_tree(path: str) -> int:
-    """A descriptor on a new mount of what is mounted at `path`, attached nowhere (Linux 5.2).
+def clone_writable(path: str) -> int:
+    """A descriptor on a new mount, attached nowhere, of what is mounted at `path` (Linux 5.12).
 
-    Read-only or not is a mount's own: this one stays writable whatever becomes of the first.
+    Read-only or not is a mount's own: this one is writable whatever the first is or becomes.
     """
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
-    return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {path}")
+    clone = _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {path}")
+    try:
+        _set_attributes("", _AT_EMPTY_PATH, 0, _MOUNT_ATTR_RDONLY, at=clone)
+    except BaseException:
+        os.close(clone)
+        raise
+    return clone
 
 
 def reconfigure(path: str, options: dict[str, str]) -> None:

@@ -62,4 +62,4 @@ class CloneMount:
 
     def __call__(self) -> tuple[Any, tuple[int, ...]]:
         """A descriptor on its root."""
-        return None, (kernel.open_tree(self.path),)
+        return None, (kernel.clone_writable(self.path),)
