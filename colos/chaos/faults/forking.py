@@ -74,7 +74,8 @@ class ForkFails(Fault):
 def _count(site: Site) -> int | None:
     if site.sandbox.tier != NAMESPACES:
         return processcount.count_tasks()
-    count, _ = site.sandbox.join(processcount.CountTasks())
+    (count, counter), _ = site.sandbox.join(processcount.CountTasks())
+    processcount.await_end(counter)
     return None if count is None else int(count)
 
 

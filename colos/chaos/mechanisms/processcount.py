@@ -14,19 +14,21 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from colos.chaos.mechanisms import kernel
 
-__all__ = ["CountTasks", "count_tasks", "probe"]
+__all__ = ["CountTasks", "await_end", "count_tasks", "probe"]
 
 _WAIT_S = 10.0
+_REAPED_S = 2.0
 _CEILING = 1 << 22  # PID_MAX_LIMIT of the kernel
 _SOURCE = """import sys
 sys.path[:] = {path!r}
 from colos.chaos.mechanisms.processcount import CountTasks
-value, _ = CountTasks()()
+(value, _), _ = CountTasks()()
 print(-1 if value is None else value)"""
 
 
@@ -35,10 +37,13 @@ class CountTasks:
     """A request for `Sandbox.join`: runs in a process of its own, which it leaves without privileges."""
 
     def __call__(self) -> tuple[Any, tuple[int, ...]]:
-        """What the kernel counts without the caller; None where the limit binds nobody."""
+        """What the kernel counts without the caller (None where the limit binds nobody), and the caller's pid."""
         kernel.drop_privileges()
+        return (self._count(), os.getpid()), ()
+
+    def _count(self) -> int | None:
         if _forks(0):
-            return None, ()
+            return None
         high = 1
         while high < _CEILING and not _forks(high):
             high *= 2
@@ -49,7 +54,7 @@ class CountTasks:
                 high = middle
             else:
                 low = middle
-        return low - 1, ()  # `low` tasks there are, and the caller is one of them
+        return low - 1  # `low` tasks there are, and the caller is one of them
 
 
 def _forks(limit: int) -> bool:
@@ -77,6 +82,13 @@ def count_tasks() -> int | None:
     except (subprocess.SubprocessError, ValueError) as error:
         raise OSError(0, f"the processes of this user cannot be counted: {error}") from error
     return count if count >= 0 else None
+
+
+def await_end(pid: int) -> None:
+    """Wait until a process that counted is reaped: until then it is counted itself, though dead."""
+    deadline = time.monotonic() + _REAPED_S
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.0005)
 
 
 @functools.cache
