@@ -19,16 +19,23 @@ if TYPE_CHECKING:
         MemoryShrunk,
         Overheating,
         PowerLost,
+    from colos.chaos.faults.cgroupmemory import MemoryPressure, OomKill
     from colos.chaos.faults.clock import ClockDrift, ClockJump, ClockStopped, RuntimeClock
     from colos.chaos.faults.connections import ConnectionReset
     from colos.chaos.faults.cpu import CpuStarvation
     from colos.chaos.faults.descriptors import DescriptorExhaustion
     from colos.chaos.faults.disk import DiskFull
+    from colos.chaos.faults.files import FileVanished, PermissionLost
+    from colos.chaos.faults.forking import ForkFails
     from colos.chaos.faults.hardware import (
     from colos.chaos.faults.loopback import LoopbackDown, PacketDelay, SlowLink
+    from colos.chaos.faults.memory import MemoryLimit
     from colos.chaos.faults.names import NameLookupFails, NameLookupSlow, TimezoneChanged
+    from colos.chaos.faults.oomlookalike import OomKillLookalike
     from colos.chaos.faults.packets import ConnectionRefused, HalfOpen, PacketLoss, Partition
     from colos.chaos.faults.process import Kill
+    from colos.chaos.faults.readonly import DiskReadOnly
+    from colos.chaos.faults.rot import BitRot
     from colos.chaos.machine import ChaosMachine
     from colos.chaos.properties import always, eventually, sometimes
     from colos.chaos.ready import file_exists, output_contains, tcp, unix_socket
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ActorSystem",
     "BatteryLow",
+    "BitRot",
     "ChaosMachine",
     "ClockDrift",
     "ClockJump",
@@ -51,20 +59,28 @@ __all__ = [
     "DescriptorExhaustion",
     "DiskFailing",
     "DiskFull",
+    "DiskReadOnly",
     "FanStopped",
     "Fault",
+    "FileVanished",
+    "ForkFails",
     "HalfOpen",
     "Kill",
     "Lease",
     "LoopbackDown",
     "MemoryErrors",
+    "MemoryLimit",
+    "MemoryPressure",
     "MemoryShrunk",
     "NameLookupFails",
     "NameLookupSlow",
+    "OomKill",
+    "OomKillLookalike",
     "Overheating",
     "PacketDelay",
     "PacketLoss",
     "Partition",
+    "PermissionLost",
     "PowerLost",
     "Restarts",
     "RuntimeClock",
@@ -83,6 +99,7 @@ __all__ = [
 _WHERE = {
     "ActorSystem": "system",
     "BatteryLow": "faults.hardware",
+    "BitRot": "faults.rot",
     "ChaosMachine": "machine",
     "ClockDrift": "faults.clock",
     "ClockJump": "faults.clock",
@@ -95,20 +112,28 @@ _WHERE = {
     "DescriptorExhaustion": "faults.descriptors",
     "DiskFailing": "faults.hardware",
     "DiskFull": "faults.disk",
+    "DiskReadOnly": "faults.readonly",
     "FanStopped": "faults.hardware",
     "Fault": "fault",
+    "FileVanished": "faults.files",
+    "ForkFails": "faults.forking",
     "HalfOpen": "faults.packets",
     "Kill": "faults.process",
     "Lease": "fault",
     "LoopbackDown": "faults.loopback",
     "MemoryErrors": "faults.hardware",
+    "MemoryLimit": "faults.memory",
+    "MemoryPressure": "faults.cgroupmemory",
     "MemoryShrunk": "faults.hardware",
     "NameLookupFails": "faults.names",
     "NameLookupSlow": "faults.names",
+    "OomKill": "faults.cgroupmemory",
+    "OomKillLookalike": "faults.oomlookalike",
     "Overheating": "faults.hardware",
     "PacketDelay": "faults.loopback",
     "PacketLoss": "faults.packets",
     "Partition": "faults.packets",
+    "PermissionLost": "faults.files",
     "PowerLost": "faults.hardware",
     "Restarts": "sandbox.spec",
     "RuntimeClock": "faults.clock",

@@ -11,13 +11,13 @@ from __future__ import annotations
 import itertools
 import os
 import resource
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hypothesis import strategies as st
 
 from colos.chaos.fault import EVERYTHING, Fault, Lease, Site, count_of
+from colos.chaos.softlimits import SoftLimit
 
 if TYPE_CHECKING:
     from colos.chaos.sandbox.handle import Target
@@ -61,16 +61,6 @@ class DescriptorExhaustion(Fault):
         return _Exhausted(site, site.reach.targets(target or EVERYTHING), free)
 
 
-_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)  # a process that ends belongs to root meanwhile
-
-
-def _limits(pid: int) -> tuple[int, int] | None:
-    try:
-        return resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    except _GONE:
-        return None
-
-
 def _used(pid: int) -> set[int]:
     return {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
 
@@ -81,93 +71,14 @@ def _limit_for(used: set[int], free: int) -> int:
     return next(itertools.islice(unused, free, None))
 
 
-def _now_ticks() -> int:
-    """The present in the unit of a process's start time.  proc(5)."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+class _Exhausted(SoftLimit):
+    resource = resource.RLIMIT_NOFILE
 
+    def wanted(self, target: Target, free: int) -> int:
+        return _limit_for(_used(target.pid), free)
 
-class _Exhausted(Lease):
-    mechanism = "prlimit"
-
-    def __init__(self, site: Site, targets: list[Target], free: int) -> None:
-        self._site = site
-        self._since = _now_ticks()
-        self._lowered: dict[Target, tuple[int, int]] = {}  # what was wanted, and what was there
-        self._given: dict[int, int] = {}  # what was set, and what was there: children inherit it
-        self._proof: list[str] = []
-        for target in targets:
-            if not self._lower(target, free):
-                target.close()
-
-    def _lower(self, target: Target, free: int) -> bool:
-        try:
-            limits = _limits(target.pid)
-            if limits is None:
-                return False
-            wanted = _limit_for(_used(target.pid), free)
-            # Never above what is there: that is another lease's limit, or the process's own.
-            holds = min(int(self._site.overlays.hold(self._key(target), self, wanted, lambda: limits[0])), limits[0])
-            self._lowered[target] = (wanted, limits[0])
-            self._given[holds] = limits[0]
-            resource.prlimit(target.pid, resource.RLIMIT_NOFILE, (holds, limits[1]))
-            used = _used(target.pid)
-            if _limits(target.pid) == (holds, limits[1]) and len(set(range(holds)) - used) <= free:
-                name = f"{target.process.command}[{target.process.inner_pid}]"
-                self._proof.append(f"{name} may use {holds} descriptors and has {len(used)}")
-        except _GONE:
-            return target in self._lowered  # it died meanwhile: nothing to exhaust, maybe something to forget
-        return True
-
-    @staticmethod
-    def _key(target: Target) -> tuple[str, int, int]:
-        return ("nofile", target.pid, target.process.start_time)
-
-    def fired(self) -> str | None:
-        return "; ".join(self._proof) or None
-
-    def heal(self) -> None:
-        for target, (lowered, before) in self._lowered.items():
-            if target.pidfd < 0:
-                continue
-            holds, original = self._site.overlays.release(self._key(target), self)
-            back = int(original if original is not None else before)
-            wanted = back if holds is None else min(int(holds), back)
-            self._lowered[target] = (lowered, wanted)
-            self._given = {given: max(wanted, old) for given, old in self._given.items()}
-            if target.alive():
-                self._raise(target.pid, lowered, wanted)
-        for pid, given in self._heirs():
-            self._raise(pid, given, self._given[given])
-
-    def _heirs(self) -> list[tuple[int, int]]:
-        """What was forked meanwhile, orphans included, has inherited the low limit."""
-        found = []
-        for process in self._site.sandbox.processes():
-            if process.start_time >= self._since and ("nofile", process.pid, process.start_time) not in (
-                self._site.overlays
-            ):
-                limits = _limits(process.pid)
-                if limits is not None and self._given.get(limits[0], limits[0]) > limits[0]:
-                    found.append((process.pid, limits[0]))
-        return found
-
-    @staticmethod
-    def _raise(pid: int, lowered: int, wanted: int) -> None:
-        limits = _limits(pid)
-        if limits is not None and limits[0] <= lowered:
-            try:
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, (wanted, limits[1]))
-            except _GONE:
-                return
-
-    def is_healed(self) -> bool:
-        for target, (lowered, original) in self._lowered.items():
-            if target.pidfd >= 0 and target.alive() and self._key(target) not in self._site.overlays:
-                limits = _limits(target.pid)
-                if limits is not None and limits[0] <= lowered and limits[0] < original:
-                    return False
-        if self._heirs():
-            return False
-        for target in self._lowered:
-            target.close()
-        return True
+    def shows(self, target: Target, limit: int, free: int) -> str | None:
+        used = _used(target.pid)
+        if len(set(range(limit)) - used) <= free:
+            return f"may use {limit} descriptors and has {len(used)}"
+        return None

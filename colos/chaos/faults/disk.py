@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hypothesis import strategies as st
 
 from colos.chaos.fault import Fault, Lease, Site, count_of
+from colos.chaos.sandbox.datadisk import DataDisk
 from colos.chaos.sandbox.spec import NAMESPACES
 from colos.errors import FaultUnavailable, InvalidSpecification
 
@@ -106,9 +107,10 @@ class _Remounted(Lease):
         self._path = site.sandbox.outside("{data}")
         self._free = free
         self._acts = True
+        self._disk = DataDisk(site.sandbox)  # refuses any file system but the sandbox's own
         self._original = total = self._total()
-        self._hold_ballast()
         try:
+            self._hold_ballast()
             self._limit(total)
             self._proof = self._probe()
         except BaseException:
@@ -148,7 +150,7 @@ class _Remounted(Lease):
         sandbox = self._site.sandbox
         if _BALLAST not in self._site.overlays:
             try:
-                sandbox.ballast = os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600)
+                sandbox.ballast = os.open(self._disk.path, os.O_TMPFILE | os.O_WRONLY, 0o600)
                 os.posix_fallocate(sandbox.ballast, 0, _PAGE)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
@@ -184,7 +186,8 @@ class _Remounted(Lease):
         opened: list[int] = []
         try:
             if self._resource == "inodes":
-                opened.extend(os.open(self._path, os.O_TMPFILE | os.O_WRONLY, 0o600) for _ in range(self._free + 1))
+                path = self._disk.path
+                opened.extend(os.open(path, os.O_TMPFILE | os.O_WRONLY, 0o600) for _ in range(self._free + 1))
             elif ballast >= 0:  # a new file might be refused for want of an inode
                 os.posix_fallocate(ballast, _PAGE, self._free + _PAGE)
                 os.ftruncate(ballast, _PAGE)
@@ -205,13 +208,17 @@ class _Remounted(Lease):
     def heal(self) -> None:
         self._acts = False
         holds, original = self._site.overlays.release(self._key, self)
-        if original is not None:
-            self._original = int(original)
-            self._apply(int(holds) if holds is not None else self._original)
-        self._drop_ballast()
+        try:
+            if original is not None:
+                self._original = int(original)
+                if not self._site.sandbox.ended():
+                    self._apply(int(holds) if holds is not None else self._original)
+        finally:
+            self._drop_ballast()
+            self._disk.close()
 
     def is_healed(self) -> bool:
-        return self._key in self._site.overlays or self._total() == self._original
+        return self._site.sandbox.ended() or self._key in self._site.overlays or self._total() == self._original
 
 
 class _Trapped(Lease):

@@ -1,7 +1,7 @@
 """System calls that Python does not offer, through the C library, with errno checked.
 
-Sources: prctl(2), unshare(2), setns(2), mount(2), umount2(2), mount_setattr(2), capset(2), sethostname(2),
-netdevice(7).  Call numbers of the generic table are the same on every architecture since
+Sources: prctl(2), unshare(2), setns(2), mount(2), umount2(2), mount_setattr(2), open_tree(2), fsconfig(2), capset(2),
+sethostname(2), netdevice(7).  Call numbers of the generic table are the same on every architecture since
 Linux 5.1, which is why one number serves x86_64 and aarch64 below.
 """
 
@@ -28,11 +28,13 @@ __all__ = [
     "MS_REC",
     "MS_REMOUNT",
     "become_subreaper",
+    "clone_writable",
     "die_with_parent",
     "drop_privileges",
     "loopback_up",
     "mount",
     "no_new_privileges",
+    "reconfigure",
     "set_hostname",
     "set_read_only",
     "set_writable",
@@ -62,9 +64,17 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _SIGKILL = 9
+_SYS_OPEN_TREE = 428
+_SYS_FSCONFIG = 431
+_SYS_FSPICK = 433
 _SYS_MOUNT_SETATTR = 442
+_OPEN_TREE_CLONE = 1
+_FSPICK_CLOEXEC = 1
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_RECONFIGURE = 7
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
+_AT_EMPTY_PATH = 0x1000
 _MOUNT_ATTR_RDONLY = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 40
@@ -121,13 +131,13 @@ def set_writable(path: str) -> None:
     _set_attributes(path, 0, 0, _MOUNT_ATTR_RDONLY)
 
 
-def _set_attributes(path: str, flags: int, wanted: int, unwanted: int) -> None:
+def _set_attributes(path: str, flags: int, wanted: int, unwanted: int, *, at: int = _AT_FDCWD) -> None:
     attributes = struct.pack("=QQQQ", wanted, unwanted, 0, 0)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     _check(
         _libc.syscall(
             _SYS_MOUNT_SETATTR,
-            _AT_FDCWD,
+            at,
             os.fsencode(path),
             flags,
             buffer,
@@ -135,6 +145,33 @@ def _set_attributes(path: str, flags: int, wanted: int, unwanted: int) -> None:
         ),
         f"mount_setattr {path}",
     )
+
+
+def clone_writable(path: str) -> int:
+    """A descriptor on a new mount, attached nowhere, of what is mounted at `path` (Linux 5.12).
+
+    Read-only or not is a mount's own: this one is writable whatever the first is or becomes.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    clone = _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {path}")
+    try:
+        _set_attributes("", _AT_EMPTY_PATH, 0, _MOUNT_ATTR_RDONLY, at=clone)
+    except BaseException:
+        os.close(clone)
+        raise
+    return clone
+
+
+def reconfigure(path: str, options: dict[str, str]) -> None:
+    """Change options of the file system mounted at `path`, and no flag of any mount of it (Linux 5.2)."""
+    picked = _check(_libc.syscall(_SYS_FSPICK, _AT_FDCWD, os.fsencode(path), _FSPICK_CLOEXEC), f"fspick {path}")
+    try:
+        for name, value in options.items():
+            key, text = name.encode(), value.encode()
+            _check(_libc.syscall(_SYS_FSCONFIG, picked, _FSCONFIG_SET_STRING, key, text, 0), f"fsconfig {name}={value}")
+        _check(_libc.syscall(_SYS_FSCONFIG, picked, _FSCONFIG_CMD_RECONFIGURE, None, None, 0), f"reconfigure {path}")
+    finally:
+        os.close(picked)
 
 
 def die_with_parent(parent: int) -> None:

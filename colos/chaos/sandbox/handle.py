@@ -247,6 +247,10 @@ class Sandbox:
 
     # --- the end ------------------------------------------------------------------------
 
+    def ended(self) -> bool:
+        """Whether its first process is gone, and with it (in `namespaces`) everything else."""
+        return not self._pidfds or wire.readable(self._pidfds[0], 0)
+
     def destroy(self) -> None:
         """End everything in the sandbox and wait until it is gone.  May be called twice.
 

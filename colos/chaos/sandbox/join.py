@@ -30,10 +30,9 @@ class Remount:
 
     def __call__(self) -> tuple[Any, tuple[int, ...]]:
         """Remount, inside."""
-        wanted = [("size", self.size), ("nr_inodes", self.inodes)]
-        options = ",".join(f"{name}={value}" for name, value in wanted if value is not None)
-        flags = kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV
-        kernel.mount("tmpfs", self.path, "tmpfs", flags, options)
+        wanted = {"size": self.size, "nr_inodes": self.inodes}
+        # mount(2) would set the mount's flags anew, too, and so end a read-only one.
+        kernel.reconfigure(self.path, {name: str(value) for name, value in wanted.items() if value is not None})
         return None, ()
 
 

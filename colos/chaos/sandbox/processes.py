@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-__all__ = ["Process", "descendants", "read_process"]
+__all__ = ["Process", "descendants", "mapped_bytes", "read_process", "resident_bytes"]
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _MOST = 4096  # a bound on the walk, far above what a sandbox holds
 
 
@@ -36,6 +37,21 @@ def read_process(pid: int) -> Process | None:
     at = status.find(b"\nNSpid:")
     inner = int(status[at + 7 : status.index(b"\n", at + 1)].split()[-1]) if at >= 0 else pid
     return Process(pid, inner, int(fields[1]), fields[0].decode(), int(fields[19]), command.decode(errors="replace"))
+
+
+def mapped_bytes(pid: int) -> int:
+    """Its address space, which RLIMIT_AS bounds.  Raises `OSError` when it is gone."""
+    return _pages(pid, 0)
+
+
+def resident_bytes(pid: int) -> int:
+    """What it has in memory.  Raises `OSError` when it is gone."""
+    return _pages(pid, 1)
+
+
+def _pages(pid: int, field: int) -> int:
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[field]) * _PAGE
 
 
 def descendants(ancestor: int) -> list[Process]:
