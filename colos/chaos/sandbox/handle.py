@@ -76,6 +76,8 @@ class Sandbox:
         self.started: Program | None = None
         #: Held by whoever stops or continues a process, so that none continues what another has just stopped.
         self.stopping = threading.Lock()
+        #: What the harness itself runs in here: no process of the system's.
+        self.harness_pids: set[int] = set()
         self._channel = channel
         self._pidfds = pidfds
         self._output_start = 0
@@ -182,8 +184,8 @@ class Sandbox:
     # --- its processes ------------------------------------------------------------------
 
     def processes(self) -> list[Process]:
-        """Everything that runs in the sandbox, without the harness's own keeper."""
-        return descendants(self.keeper)
+        """Everything that runs in the sandbox, without the harness's own keeper and `harness_pids`."""
+        return [process for process in descendants(self.keeper) if process.pid not in self.harness_pids]
 
     def target(self, inner_pid: int) -> Target | None:
         """The process that the system knows as `inner_pid`, by pidfd, or None when it is gone."""
