@@ -36,6 +36,8 @@ from colos.chaos.scenario import Inject, Scenario, dumps, loads
 from colos.errors import InvalidSpecification
 
 KINDS = sorted(fault_kinds())
+#: A program without actors has nothing that these could hit; their own tests show that they fire.
+NEEDS_A_NODE = {"zygote-kill"}
 WORK = """
 import contextlib
 for attempt in range(3):
@@ -78,6 +80,11 @@ def target_of(kind: str) -> str | None:
     return "agent" if fault_kinds()[kind].targeted else None
 
 
+def ends(kind: str) -> bool:
+    """Whether it is over for the agent after a step of this kind (and a kill can be a stop)."""
+    return kind != "kill" and fault_kinds()[kind]().deaths(target_of(kind), ("agent",)) > 0
+
+
 def compare(before: dict[str, Any], after: dict[str, Any]) -> None:
     """What is still there is as it was."""
     assert {name: after[name] for name in before if name in after} == {
@@ -89,6 +96,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def test_fires_with_proof_and_heals_without_a_trace(system: Agent, kind: str) -> None:
+    if kind in NEEDS_A_NODE:
+        pytest.skip("the agent is no node of actors")
     before, open_before = snapshot(system.sandbox), descriptors()
     lease = system.inject(kind, target_of(kind))
     assert lease.mechanism
@@ -124,7 +133,7 @@ def test_two_leases_on_the_same_thing_end_in_any_order(system: Agent, kind: str,
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_leases_of_all_kinds_at_once_end_in_any_order(session: Session, order: tuple[int, ...]) -> None:
     with agent_in(session) as agent:
-        kinds = [kind for kind in KINDS if fault_kinds()[kind].unavailable(session) is None]
+        kinds = [kind for kind in KINDS if fault_kinds()[kind].unavailable(session) is None and not ends(kind)]
         before, open_before = snapshot(agent.sandbox), descriptors()
         leases = []
         for kind in kinds:
@@ -289,4 +298,4 @@ def test_candidates_come_from_the_topology(kind: str) -> None:
 def test_its_deaths_are_counted_by_target(kind: str) -> None:
     fault = fault_kinds()[kind]()
     deaths = fault.deaths("a/*" if fault.targeted else None, ("a/one", "a/two", "b"))
-    assert deaths in (0, 2)
+    assert deaths in ((0, 2) if fault.targeted else (0, 3))
