@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from colos.chaos.fault import Fault, Lease
-    from colos.chaos.faults.cpu import CpuStarvation
+    from colos.chaos.faults.cpu import CpuStarvation, StarvationIntervals
     from colos.chaos.faults.descriptors import DescriptorExhaustion
     from colos.chaos.faults.disk import DiskFull
-    from colos.chaos.faults.process import Kill
+    from colos.chaos.faults.node import NodeKill, RootKill, ZygoteKill
+    from colos.chaos.faults.placement import CpuFewer, CpuPin, CpuPriority
+    from colos.chaos.faults.process import Crash, Kill, Pause, PauseFor, Terminate
+    from colos.chaos.faults.rival import CpuRival
+    from colos.chaos.faults.storm import SignalStorm
     from colos.chaos.machine import ChaosMachine
     from colos.chaos.properties import always, eventually, sometimes
     from colos.chaos.ready import file_exists, output_contains, tcp, unix_socket
@@ -25,14 +29,27 @@ __all__ = [
     "ActorSystem",
     "ChaosMachine",
     "CommandSystem",
+    "CpuFewer",
+    "CpuPin",
+    "CpuPriority",
+    "CpuRival",
     "CpuStarvation",
+    "Crash",
     "DescriptorExhaustion",
     "DiskFull",
     "Fault",
     "Kill",
     "Lease",
+    "NodeKill",
+    "Pause",
+    "PauseFor",
     "Restarts",
+    "RootKill",
     "Scenario",
+    "SignalStorm",
+    "StarvationIntervals",
+    "Terminate",
+    "ZygoteKill",
     "always",
     "eventually",
     "file_exists",
@@ -46,14 +63,27 @@ _WHERE = {
     "ActorSystem": "system",
     "ChaosMachine": "machine",
     "CommandSystem": "system",
+    "CpuFewer": "faults.placement",
+    "CpuPin": "faults.placement",
+    "CpuPriority": "faults.placement",
+    "CpuRival": "faults.rival",
     "CpuStarvation": "faults.cpu",
+    "Crash": "faults.process",
     "DescriptorExhaustion": "faults.descriptors",
     "DiskFull": "faults.disk",
     "Fault": "fault",
     "Kill": "faults.process",
     "Lease": "fault",
+    "NodeKill": "faults.node",
+    "Pause": "faults.process",
+    "PauseFor": "faults.process",
     "Restarts": "sandbox.spec",
+    "RootKill": "faults.node",
     "Scenario": "scenario",
+    "SignalStorm": "faults.storm",
+    "StarvationIntervals": "faults.cpu",
+    "Terminate": "faults.process",
+    "ZygoteKill": "faults.node",
     "always": "properties",
     "eventually": "properties",
     "file_exists": "ready",
