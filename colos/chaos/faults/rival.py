@@ -138,6 +138,8 @@ class _Rivalled(Lease):
     def __init__(self, site: Site, targets: list[Target], rivals: int) -> None:
         self._rivals: list[_Rival] = []
         self._beside = [name_of(target) for target in targets]
+        #: What each had used when it was first seen to be one (before that an interpreter starts), and since.
+        self._first: dict[int, float] = {}
         self._used: dict[int, float] = {}
         try:
             cores = sorted({core for target in targets for core in _cores_of(target)})[:_CORES_MAX]
@@ -150,18 +152,26 @@ class _Rivalled(Lease):
             for target in targets:
                 target.close()
         deadline = time.monotonic() + _PROOF_S
-        while self._rivals and not self.fired() and time.monotonic() < deadline:
+        while not all(map(self._has_run, self._rivals)) and time.monotonic() < deadline:
             time.sleep(_LOOK_S)  # the kernel counts in ticks, and tells nobody
+
+    def _has_run(self, rival: _Rival) -> bool:
+        """Whether it has had any of its core, as a rival."""
+        now = read_process(rival.pid) if rival.pidfd >= 0 else None
+        if now is not None and now.command == busy.NAME:
+            used = busy.cpu_s_of(rival.pid)
+            self._used[rival.pid] = max(self._used.get(rival.pid, 0.0), used - self._first.setdefault(rival.pid, used))
+        return self._used.get(rival.pid, 0.0) > 0
 
     def fired(self) -> str | None:
         for rival in self._rivals:
-            if rival.pidfd >= 0:
-                self._used[rival.pid] = max(self._used.get(rival.pid, 0.0), busy.cpu_s_of(rival.pid))
+            self._has_run(rival)
         total = sum(self._used.values())
         if not total:
             return None
         cores = ", ".join(str(core) for core in sorted({rival.core for rival in self._rivals}))
-        return f"{len(self._rivals)} rivals of {', '.join(self._beside)} had {total:.2f} s of core {cores}"
+        count = sum(used > 0 for used in self._used.values())
+        return f"{count} rivals of {', '.join(self._beside)} had {total:.2f} s of core {cores}"
 
     def heal(self) -> None:
         self.fired()

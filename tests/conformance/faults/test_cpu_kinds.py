@@ -268,6 +268,16 @@ def test_a_rival_lives_in_the_sandbox_and_ends_with_it(session: Session) -> None
     assert descriptors() == before
 
 
+def test_a_rival_outside_namespaces_ends_with_a_harness_that_is_killed(bare: Session) -> None:
+    with agent_in(bare) as agent:
+        lease = agent.inject("cpu-rival", "agent")
+        pids = own(lease)
+        for rival in lease._rivals:  # type: ignore[attr-defined]
+            rival._child.stdin.close()  # what the kernel does with it when we are killed
+        eventually(lambda: not set(pids) & set(rivals()), "they have ended")
+        heal(lease)
+
+
 def test_a_rival_that_does_not_end_is_seen(agent: Agent) -> None:
     lease = agent.inject("cpu-rival", "agent")
     assert not lease.is_healed()
