@@ -227,16 +227,23 @@ class ChaosMachine(RuleBasedStateMachine):
             return []
         topology = self._topology()
         active = [step.target for step in executor.active_steps() if step.fault == fault.kind]
-        if not fault.targeted:
-            return [] if active else [None]
         tolerance = self.system_declaration().tolerance()
         left = None if tolerance is None else tolerance - self._deaths
+        if not fault.targeted:
+            ends = fault.deaths(None, topology)
+            survived = not ends or (self._restarts() and (left is None or ends <= left))
+            return [None] if survived and not active else []
         return [
             target
             for target in fault.candidates(topology)
             if not any(other is not None and (matches(target, other) or matches(other, target)) for other in active)
             and (left is None or fault.deaths(target, topology) <= left)
         ]
+
+    @classmethod
+    def _restarts(cls) -> bool:
+        """Whether anything starts the system again once all of it has ended."""
+        return cls.system_declaration().program().restarts is not None
 
     @classmethod
     def system_declaration(cls) -> System:

@@ -1,12 +1,13 @@
-"""Signals to the system's processes: killed, stopped, asked to end.
+"""Signals to the system's processes: killed, crashed, asked to end, stopped for good or for a while.
 
-Mechanism: pidfd_send_signal(2).  Proof: the exit seen on the pidfd, the state ``T`` for a stop,
-else that the signal is pending no more (proc(5)).
+Mechanism: pidfd_send_signal(2), see `colos.chaos.signalling`.
 """
 
 from __future__ import annotations
 
+import resource
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,40 +15,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hypothesis import strategies as st
 
 from colos.chaos.fault import EVERYTHING, Fault, Lease, Site, matches
-from colos.chaos.sandbox.processes import read_process
+from colos.chaos.signalling import HARMLESS, MECHANISM, Signalled, signal_named
 from colos.errors import InvalidSpecification
 
 if TYPE_CHECKING:
     from colos.chaos.sandbox.handle import Target
     from colos.chaos.sandbox.session import Session
 
-__all__ = ["Kill"]
+__all__ = ["Crash", "Kill", "Pause", "PauseFor", "Terminate"]
 
-_PROOF_S = 2.0
-_STOPS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-_HARMLESS = {*_STOPS, signal.SIGCONT}
-
-
-def _signal(name: object) -> signal.Signals:
-    try:
-        return signal.Signals[str(name)]
-    except KeyError:
-        raise InvalidSpecification(f"{name!r} is not a signal's name; use one such as 'SIGKILL' or 'SIGSTOP'") from None
+CRASHES = ("SIGSEGV", "SIGABRT")
+PAUSE_S_MAX = 60.0
+_JOIN_S = 2.0
 
 
-class Kill(Fault):
-    """Send a signal to one or all of the processes that match.  SIGKILL unless `signals` says more."""
+class _Signal(Fault):
+    """What every signal to chosen processes has in common."""
 
-    kind = "kill"
     family = "process"
-    summary = "a signal to one process or to all that match; SIGKILL by default, any other by name"
-    sees = "the signal"
-    proof = "the exit on the pidfd, state T for a stop, else that it is pending no more"
-    parameters: ClassVar[Mapping[str, object]] = {"signal": "SIGKILL"}
-
-    def __init__(self, target: str = EVERYTHING, *, signals: Sequence[str] = ("SIGKILL",)) -> None:
-        super().__init__(target)
-        self.signals = tuple(_signal(name).name for name in signals)
 
     @classmethod
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
@@ -59,115 +44,200 @@ class Kill(Fault):
     def mechanism(cls, session: Session) -> str:
         """See Fault."""
         del session
-        return "pidfd_send_signal"
+        return MECHANISM
+
+    def arguments(self) -> st.SearchStrategy[dict[str, object]]:
+        """Nothing beside the target."""
+        return st.just({})
+
+
+def _all_that_match(target: str | None, topology: Sequence[str]) -> int:
+    return sum(matches(path, target or EVERYTHING) for path in topology)
+
+
+class Kill(_Signal):
+    """Send a signal to one or all of the processes that match.  SIGKILL unless `signals` says more."""
+
+    kind = "kill"
+    summary = "a signal to one process or to all that match; SIGKILL by default, any other by name"
+    sees = "the signal"
+    proof = "the exit on the pidfd, state T for a stop, else that it is pending no more"
+    parameters: ClassVar[Mapping[str, object]] = {"signal": "SIGKILL"}
+
+    def __init__(self, target: str = EVERYTHING, *, signals: Sequence[str] = ("SIGKILL",)) -> None:
+        super().__init__(target)
+        self.signals = tuple(signal_named(name).name for name in signals)
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """One of the declared signals."""
         return st.fixed_dictionaries({"signal": st.sampled_from(self.signals)})
 
     def deaths(self, target: str | None, topology: Sequence[str]) -> int:
-        """All that match, unless every declared signal only stops or continues."""
-        if all(_signal(name) in _HARMLESS for name in self.signals):
+        """All that match, unless every declared signal ends nobody."""
+        if all(signal_named(name) in HARMLESS for name in self.signals):
             return 0
-        return sum(matches(path, target or EVERYTHING) for path in topology)
+        return _all_that_match(target, topology)
 
     @classmethod
     def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
         """Send it to everything that matches and is alive."""
-        return _Signalled(site, site.reach.targets(target or EVERYTHING), _signal(cls.complete(arguments)["signal"]))
+        number = signal_named(cls.complete(arguments)["signal"])
+        return Signalled(site, site.reach.targets(target or EVERYTHING), number)
 
 
-class _Signalled(Lease):
-    mechanism = "pidfd_send_signal"
+class Terminate(_Signal):
+    """Ask the process to end, by SIGTERM: what an init, an orchestrator or an operator sends first (signal(7))."""
+
+    kind = "terminate"
+    summary = "SIGTERM to one process or to all that match: they may end in order, or not at all"
+    sees = "SIGTERM, and its own handler"
+    proof = "the exit on the pidfd, else that it is pending no more"
+
+    def deaths(self, target: str | None, topology: Sequence[str]) -> int:
+        """All that match."""
+        return _all_that_match(target, topology)
+
+    @classmethod
+    def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
+        """Send it to everything that matches and is alive."""
+        del arguments
+        return Signalled(site, site.reach.targets(target or EVERYTHING), signal.SIGTERM)
+
+
+class Crash(_Signal):
+    """The process ends as after a bug in native code: by `signal`, SIGSEGV (a bad address) or SIGABRT (abort(3)).
+
+    Its handlers run first (faulthandler's, say); one that returns and lets the process live on
+    makes it no crash.  No core is dumped: a handler of core_pattern (core(5)) runs outside the sandbox.
+    """
+
+    kind = "crash"
+    summary = "the process crashes: SIGSEGV or SIGABRT, without a core"
+    sees = "its end, with that signal in its wait status"
+    proof = "the exit on the pidfd"
+    parameters: ClassVar[Mapping[str, object]] = {"signal": "SIGSEGV"}
+
+    def __init__(self, target: str = EVERYTHING, *, signals: Sequence[str] = CRASHES) -> None:
+        super().__init__(target)
+        self.signals = tuple(_crash(name).name for name in signals)
+
+    def arguments(self) -> st.SearchStrategy[dict[str, object]]:
+        """One of the declared signals."""
+        return st.fixed_dictionaries({"signal": st.sampled_from(self.signals)})
+
+    def deaths(self, target: str | None, topology: Sequence[str]) -> int:
+        """All that match."""
+        return _all_that_match(target, topology)
+
+    @classmethod
+    def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
+        """Crash everything that matches and is alive."""
+        number = _crash(cls.complete(arguments)["signal"])
+        return _Crashed(site, site.reach.targets(target or EVERYTHING), number)
+
+
+def _crash(name: object) -> signal.Signals:
+    if name not in CRASHES:
+        raise InvalidSpecification(f"a crash is by {' or '.join(CRASHES)}, not {name!r}")
+    return signal_named(name)
+
+
+class _Crashed(Signalled):
+    """A signal that must end its targets, none of which may dump a core."""
 
     def __init__(self, site: Site, targets: list[Target], number: signal.Signals) -> None:
-        self._site = site
-        self._number = number
-        self.lasting = number in _STOPS
-        self._hit: list[Target] = []
-        for target in targets:
-            if self._send(target):
-                self._hit.append(target)
-            else:
-                target.close()
-        self._proof = self._prove()
-        if not self.lasting:
-            self._let_go()
-
-    def _send(self, target: Target) -> bool:
-        with self._site.sandbox.stopping:
-            if not target.signal(self._number):
-                return False
-            if self.lasting:
-                self._site.overlays.hold(("stopped", *_key(target)), self, 0, lambda: None)
-                self._site.stopped.add(_key(target))
-            return True
-
-    def _continue(self, target: Target) -> None:
-        """Let it run, unless another lease keeps it stopped."""
-        with self._site.sandbox.stopping:
-            held, _ = self._site.overlays.release(("stopped", *_key(target)), self)
-            if held is None:
-                self._site.stopped.discard(_key(target))
-                target.signal(signal.SIGCONT)
-
-    def _prove(self) -> str | None:
-        proven = [target for target in self._hit if self._shows(target)]
-        if self.lasting:
-            for target in self._hit:
-                if target not in proven:
-                    self._continue(target)  # it handles or ignores this stop: nobody holds it
-        if not proven:
-            return None
-        whom = ", ".join(f"{target.process.command}[{target.process.inner_pid}]" for target in proven)
-        return f"{self._number.name} to {whom}"
-
-    def _shows(self, target: Target) -> bool:
-        """The signal has done its work, or has at least been taken."""
-        if self._number is signal.SIGKILL:
-            return target.wait(_PROOF_S)
-        deadline = time.monotonic() + _PROOF_S
-        while time.monotonic() < deadline:
-            if target.wait(0.001):
-                return True
-            process = read_process(target.pid)
-            if self.lasting and process is not None and process.state in "Tt":
-                return True
-            if not self.lasting and not _pending(target.pid, self._number):
-                return True
-        return False
-
-    def fired(self) -> str | None:
-        return self._proof
-
-    def heal(self) -> None:
-        for target in self._hit:
-            if target.pidfd >= 0:
-                self._continue(target)
-
-    def is_healed(self) -> bool:
-        for target in self._hit:
-            if target.pidfd >= 0 and target.alive() and _key(target) not in self._site.stopped:
-                process = read_process(target.pid)
-                if process is not None and process.state in "Tt":
-                    return False
-        self._let_go()
-        return True
+        self._limits = {target: _forbid_core(target) for target in targets}
+        super().__init__(site, targets, number, must_end=True)
 
     def _let_go(self) -> None:
-        for target in self._hit:
-            target.close()
+        for target, before in self._limits.items():
+            if before is not None:
+                _limit_core(target, before)  # it has survived: as it was
+        super()._let_go()
 
 
-def _key(target: Target) -> tuple[int, int]:
-    return target.pid, target.process.start_time
-
-
-def _pending(pid: int, number: signal.Signals) -> bool:
-    """Whether the signal still waits for the process (SigPnd and ShdPnd are hexadecimal masks)."""
+def _forbid_core(target: Target) -> tuple[int, int] | None:
+    """No core for this process; its limits before.  A limit of 1 byte stops a handler too, one of 0 does not."""
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigPnd", "ShdPnd"))]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return any(mask >> (number - 1) & 1 for mask in masks)
+        before = resource.prlimit(target.pid, resource.RLIMIT_CORE)
+    except OSError:  # it is gone
+        return None
+    _limit_core(target, (min(1, before[1]) if before[1] != resource.RLIM_INFINITY else 1, before[1]))
+    return before
+
+
+def _limit_core(target: Target, limits: tuple[int, int]) -> None:
+    try:
+        if target.pidfd >= 0 and target.alive():
+            resource.prlimit(target.pid, resource.RLIMIT_CORE, limits)
+    except OSError:  # it is gone
+        return
+
+
+class Pause(_Signal):
+    """The process stands still, by SIGSTOP, until it is healed: what a debugger or a frozen machine does to it."""
+
+    kind = "pause"
+    summary = "SIGSTOP to one process or to all that match, until healed"
+    sees = "nothing; its peers see silence, and time has passed when it goes on"
+    proof = "state T in /proc"
+
+    @classmethod
+    def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
+        """Stop everything that matches and is alive."""
+        del arguments
+        return Signalled(site, site.reach.targets(target or EVERYTHING), signal.SIGSTOP)
+
+
+class PauseFor(_Signal):
+    """The process stands still for `seconds` (more than 0, at most 60), then goes on by itself; healed, at once."""
+
+    kind = "pause-for"
+    summary = "SIGSTOP to one process or to all that match, SIGCONT some seconds later"
+    sees = "a jump of the clock; its peers see a silence that ends"
+    proof = "state T in /proc"
+    parameters: ClassVar[Mapping[str, object]] = {"seconds": 0.1}
+
+    def __init__(self, target: str = EVERYTHING, *, seconds: Sequence[float] = (0.1, 0.5, 2.0)) -> None:
+        super().__init__(target)
+        self.seconds = tuple(_seconds(value) for value in seconds)
+
+    def arguments(self) -> st.SearchStrategy[dict[str, object]]:
+        """One of the declared times."""
+        return st.fixed_dictionaries({"seconds": st.sampled_from(self.seconds)})
+
+    @classmethod
+    def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
+        """Stop everything that matches and is alive, and set the clock."""
+        seconds = _seconds(cls.complete(arguments)["seconds"])
+        return _Paused(site, site.reach.targets(target or EVERYTHING), seconds)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= PAUSE_S_MAX:
+        raise InvalidSpecification(f"a pause is more than 0 and at most {PAUSE_S_MAX:g} seconds, not {value!r}")
+    return float(value)
+
+
+class _Paused(Signalled):
+    """A stop that ends by itself: a thread waits for the time or for the heal, whichever comes first."""
+
+    def __init__(self, site: Site, targets: list[Target], seconds: float) -> None:
+        self._over = threading.Event()
+        self._until = time.monotonic() + seconds
+        super().__init__(site, targets, signal.SIGSTOP)
+        if self._proof is not None:
+            self._proof += f" for {seconds:g} s"
+        self._thread = threading.Thread(target=self._wait, name="colos-pause-for", daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        self._over.wait(max(0.0, self._until - time.monotonic()))
+        super().heal()
+
+    def heal(self) -> None:
+        self._over.set()
+        self._thread.join(_JOIN_S)
+
+    def is_healed(self) -> bool:
+        return not self._thread.is_alive() and super().is_healed()

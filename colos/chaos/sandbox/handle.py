@@ -78,6 +78,8 @@ class Sandbox:
         self.started: Program | None = None
         #: Held by whoever stops or continues a process, so that none continues what another has just stopped.
         self.stopping = threading.Lock()
+        #: What the harness itself runs in here: no process of the system's.
+        self.harness_pids: set[int] = set()
         self._channel = channel
         self._pidfds = pidfds
         #: Of its System V segments, opened inside (`namespaces` only).
@@ -189,8 +191,8 @@ class Sandbox:
     # --- its processes ------------------------------------------------------------------
 
     def processes(self) -> list[Process]:
-        """Everything that runs in the sandbox, without the harness's own keeper."""
-        return descendants(self.keeper)
+        """Everything that runs in the sandbox, without the harness's own keeper and `harness_pids`."""
+        return [process for process in descendants(self.keeper) if process.pid not in self.harness_pids]
 
     def segments(self) -> dict[int, Segment]:
         """The System V shared memory segments that its processes can see, by their identifiers."""

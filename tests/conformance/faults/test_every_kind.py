@@ -50,6 +50,8 @@ from colos.errors import HarnessBroken, InvalidSpecification
 KINDS = sorted(fault_kinds())
 ROUNDS = 100
 QUICKLY = settings(database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
+#: A program without actors has nothing that these could hit; their own tests show that they fire.
+NEEDS_A_NODE = {"zygote-kill"}
 WORK = """
 import contextlib, _thread
 for attempt in range(20):
@@ -81,6 +83,7 @@ with contextlib.suppress(OSError): socket.getaddrinfo('localhost', 1)
 """
 #: What a fault of the network finds when it begins: a connection, a door to knock at, a letter box.
 AT_HAND = """
+put('kept', b'x' * 10000)
 door = socket.create_server(('127.0.0.1', 0))
 near = socket.create_connection(door.getsockname())
 far, _ = door.accept()
@@ -148,6 +151,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def test_fires_with_proof_and_heals_without_a_trace(system: Agent, kind: str) -> None:
+    if kind in NEEDS_A_NODE:
+        pytest.skip("the agent is no node of actors")
     before, open_before = snapshot(system.sandbox), descriptors()
     lease = system.inject(kind, target_of(kind))
     assert lease.mechanism
@@ -542,4 +547,4 @@ def test_candidates_come_from_the_topology(kind: str) -> None:
 def test_its_deaths_are_counted_by_target(kind: str) -> None:
     fault = fault_kinds()[kind]()
     deaths = fault.deaths("a/*" if fault.targeted else None, ("a/one", "a/two", "b"))
-    assert deaths in (0, 1, 2)
+    assert deaths in ((0, 1, 2) if fault.targeted else (0, 3))
