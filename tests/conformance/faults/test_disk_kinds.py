@@ -82,7 +82,7 @@ def test_while_a_file_is_open_for_writing_it_does_not_fire_and_changes_nothing(o
 
 def test_it_waits_for_the_moment_when_the_last_writer_closes(own: Agent) -> None:
     own.do("fd = os.open('log', os.O_CREAT | os.O_WRONLY)")
-    own.tell("time.sleep(0.02); os.close(fd)")
+    own.tell("time.sleep(0.15); os.close(fd)")
     lease = own.inject("disk-read-only", patience_ms=5000)
     own.hear()
     assert lease.fired()
