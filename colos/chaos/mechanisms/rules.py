@@ -85,14 +85,16 @@ class Rule:
     `subject` is a pattern (as of fnmatch(3), whose * also matches /) for what the call is about: the path of its
     argument or of its descriptor's file, ``unix:PATH`` or ``inet:HOST:PORT`` of a connect or bind, ``thread`` or
     ``process`` of a clone; empty matches all.  Of the calls that match, only the `nth` is meant (the first is 1; 0:
-    each), and of these each with `probability`, decided by `seed` and its number.  `pids` are the processes meant, by
-    pid and start time as the answering process sees them, with all that descend from them; None: everybody.
+    each), not the first `spare` of them, and of these each with `probability`, decided by `seed` and its number.
+    `pids` are the processes meant, by pid and start time as the answering process sees them, with all that descend
+    from them; None: everybody.
     """
 
     calls: tuple[str, ...]
     action: Action
     subject: str = ""
     nth: int = 0
+    spare: int = 0
     probability: float = 1.0
     seed: int = 0
     pids: tuple[tuple[int, int], ...] | None = None
@@ -204,7 +206,7 @@ class Rules:
             if rule.pids is not None and not self._families.holds(notification.pid, rule.pids):
                 continue
             armed.matched += 1
-            if rule.nth and armed.matched != rule.nth:
+            if armed.matched <= rule.spare or (rule.nth and armed.matched != rule.nth):
                 continue
             if rule.probability == 1 and not isinstance(rule.action, Delay):
                 return armed.name, rule.action, 0.0

@@ -43,9 +43,9 @@ THREADED = (
 @pytest.fixture
 def bound(agent: Agent) -> Agent:
     """An agent whom the limit binds."""
-    unavailable = ForkFails.unavailable(agent.sandbox.session)
-    if unavailable is not None:
-        pytest.skip(": ".join(unavailable))
+    unbound = processcount.probe()
+    if unbound is not None:
+        pytest.skip(f"{unbound}; what befalls root is tested at the end")
     return agent
 
 
@@ -171,3 +171,29 @@ def test_root_is_told_that_it_is_not_bound(agent: Agent, session: Session) -> No
 def test_less_than_none_is_refused(agent: Agent, bad: object) -> None:
     with pytest.raises(InvalidSpecification, match="0 or more"):
         agent.inject("fork-fails", "agent", free=bad)
+
+
+# --- root, whom the limit does not bind -----------------------------------------------------
+
+
+@pytest.fixture
+def unbound(agent: Agent) -> Agent:
+    """An agent whose calls have to be answered."""
+    if processcount.probe() is None:
+        pytest.skip("the limit binds this user")
+    unavailable = ForkFails.unavailable(agent.sandbox.session)
+    if unavailable is not None:
+        pytest.skip(": ".join(unavailable))
+    return agent
+
+
+@pytest.mark.parametrize("free", [0, 2])
+def test_root_too_can_fork_so_many_more_and_then_none(unbound: Agent, free: int) -> None:
+    lease = unbound.inject("fork-fails", "agent", free=free)
+    assert lease.fired() is None
+    assert unbound.do(FORKED) == (free, errno.EAGAIN)
+    assert lease.fired() == "clone ×1"
+    assert unbound.do(THREADED) == (0, "can't start new thread")
+    heal(lease)
+    assert unbound.do(FORKED) == (20, 0)
+    assert unbound.do(THREADED) == (20, "")
