@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -28,7 +28,7 @@ from colos.chaos.bridge import BACKENDS, Outlet, in_test_case
 from colos.chaos.builtin import BUILTIN
 from colos.chaos.draws import Draws, RecordedData, snapshot
 from colos.chaos.executor import REFUSALS, UNKNOWNS, Deadlines, Executor, Setting
-from colos.chaos.fault import Fault
+from colos.chaos.fault import Fault, environment_of
 from colos.chaos.faults import fault_kinds
 from colos.chaos.journal import Journal
 from colos.chaos.machine import ChaosMachine, SearchEnded, author_rules, declared_properties, required_arguments
@@ -205,7 +205,7 @@ class Driver:
                 writable=tuple(cls.writable),
                 kept=kept_paths(),
                 traps=merged(trap for fault in cls.faults for trap in fault.needed()),
-                environment=_environment(cls.faults, self.unavailable),
+                environment=environment_of(cls.faults, self.unavailable),
             ),
             refusals=(*REFUSALS, *cls.refusals),
             unknowns=(*UNKNOWNS, *cls.unknowns),
@@ -461,15 +461,6 @@ def _unavailable(faults: Sequence[Fault], session: Session) -> dict[str, str]:
         if reason is not None:
             found[fault.kind] = "; ".join(part for part in reason if part)
     return found
-
-
-def _environment(faults: Sequence[Fault], unavailable: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What the declared faults need in the system's environment, where they can be had."""
-    wanted: dict[str, str] = {}
-    for fault in faults:
-        if fault.kind not in unavailable:
-            wanted.update(fault.environment())
-    return tuple(sorted(wanted.items()))
 
 
 def _with_packages(modules: Sequence[ModuleType]) -> Iterator[ModuleType]:

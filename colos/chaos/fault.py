@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from colos.chaos.sandbox.handle import Sandbox, Target
     from colos.chaos.sandbox.session import Session
 
-__all__ = ["EVERYTHING", "FAMILIES", "REGISTRY", "Fault", "Lease", "Overlays", "Reach", "Site", "count_of", "matches"]
+__all__ = [
+    "EVERYTHING",
+    "FAMILIES",
+    "REGISTRY",
+    "Fault",
+    "Lease",
+    "Overlays",
+    "Reach",
+    "Site",
+    "count_of",
+    "environment_of",
+    "matches",
+]
 
 #: The headings of the catalogue, in its order.
 FAMILIES = (
@@ -234,3 +246,12 @@ class Fault(ABC):
     def shorten(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A step's arguments without those that are at their default."""
         return {name: value for name, value in arguments.items() if cls.parameters.get(name, ...) != value}
+
+
+def environment_of(faults: Sequence[Fault], unavailable: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What declared faults need in the system's environment, but for the kinds that cannot be had."""
+    wanted: dict[str, str] = {}
+    for fault in faults:
+        if fault.kind not in unavailable:
+            wanted.update(fault.environment())
+    return tuple(sorted(wanted.items()))

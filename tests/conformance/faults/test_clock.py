@@ -13,8 +13,7 @@ import pytest
 from sandbox_bench import DEADLINE_S, Agent, agent_in, agents_spec, eventually, heal, snapshot, spec
 
 from colos.chaos import ActorSystem, ClockDrift, ClockJump, RuntimeClock
-from colos.chaos.driver import _environment
-from colos.chaos.fault import Lease, Site
+from colos.chaos.fault import Lease, Site, environment_of
 from colos.chaos.faults import fault_kinds
 from colos.chaos.mechanisms import wallclocks
 from colos.chaos.sandbox.session import Session
@@ -174,11 +173,11 @@ def test_a_probe_that_is_cut_short_leaves_nothing_on_the_host(program: Agent, mo
 def test_a_declared_fault_is_given_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLOS_LIBFAKETIME", "/x/libfaketime.so.1")
     monkeypatch.setenv("LD_PRELOAD", "/y/other.so")
-    wanted = dict(_environment((ClockJump(), RuntimeClock(), ClockDrift()), {}))
+    wanted = dict(environment_of((ClockJump(), RuntimeClock(), ClockDrift()), {}))
     assert wanted["LD_PRELOAD"] == "/x/libfaketime.so.1:/y/other.so"
     assert wanted["FAKETIME_TIMESTAMP_FILE"] == wallclocks.FILE
-    assert _environment((ClockJump(),), {"clock-jump": "not here"}) == ()
-    assert _environment((RuntimeClock(),), {}) == ()
+    assert environment_of((ClockJump(),), {"clock-jump": "not here"}) == ()
+    assert environment_of((RuntimeClock(),), {}) == ()
 
 
 def test_a_program_finds_it_with_its_paths(session: Session) -> None:
