@@ -16,13 +16,13 @@ from colos.chaos.system import RunningSystem
 __all__ = ["BURNT_S", "STORM_DEATHS", "BusyLoop", "RestartStorm"]
 
 #: How much CPU time a process must burn without a pause: a slow finish is no loop.
-BURNT_S = 1.5
+BURNT_S = 1.0
 _SUSPICION = 0.5
 _BUSY = 0.8
 #: Longer and longer, so that a system that was just about to be idle costs little.
 _WINDOWS_S = (0.002, 0.01, 0.05, 0.2)
 _MEASURED_S = 0.05
-_LOOK_S = 10.0
+_LOOK_S = 20.0
 
 #: How often one process must have died since all faults were healed: once or twice may be an after-effect.
 STORM_DEATHS = 3
@@ -30,6 +30,8 @@ STORM_DEATHS = 3
 _STORM_S = 5.0
 _CALM_S = 1.0
 _PAUSE_S = 0.02
+#: How long a start may take to say whether it is a restart.
+_UNSURE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class RestartStorm:
                 return self._violation("and its supervisor gave up", min(STORM_DEATHS - 1, limit))
             if now - begun >= _STORM_S:
                 return self._violation("and it goes on", STORM_DEATHS - 1)
-            if now - last_at >= (_CALM_S if self._running.deaths(self._mark) else _PAUSE_S):
+            if now - last_at >= (_CALM_S if self._running.deaths(self._mark) else _UNSURE_S):
                 return None  # it has calmed down, or what was started is no restart
             time.sleep(_PAUSE_S)  # the run directory tells nobody when it changes
 

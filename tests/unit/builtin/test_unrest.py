@@ -116,8 +116,12 @@ def test_one_death_more_is_an_after_effect(session: Session) -> None:
 def test_one_that_dies_until_what_it_needs_is_there_is_none(session: Session) -> None:
     with agent_in(session, restarts=Restarts(limit=1000, period_s=5)) as agent:
         socket = agent.sandbox.place.expand("{run}/agent.sock")
-        helper = f"fork('helper', lambda: (time.sleep(0.5), os.rmdir({socket!r})))"
-        agent.do(f"daemonic = os.fork()\nif daemonic == 0:\n  os.setsid(); {helper}; os._exit(0)\n")
+        log = agent.sandbox.place.expand("{run}/output.log")
+        agent.do(
+            "def help():\n  os.setsid()\n"
+            f"  while open({log!r}).read().count('Traceback') < {STORM_DEATHS}: time.sleep(0.01)\n"
+            f"  os.rmdir({socket!r})\nfork('helper', lambda: fork('helper', help))"
+        )
         assert storm_in(agent, 1000, POISON.format(socket)) is None
         assert len(agent.sandbox.exits) >= STORM_DEATHS
 
