@@ -339,6 +339,12 @@ def someone(agent: Agent, kind: str) -> Iterator[str | None]:
     agent.do("os.kill(victim, signal.SIGKILL); os.waitpid(victim, 0)")
 
 
+def harness_comes_to_be(before: dict[str, Any]) -> None:
+    with suppress(AssertionError):  # the comparison says more
+        eventually(lambda: harness() == before, "nothing is left of it in the harness")
+    assert differences(before, harness()) == []
+
+
 def test_a_hundred_rounds_leave_no_trace(system: Agent, kind: str) -> None:
     if is_deadly(kind) and not fault_kinds()[kind].targeted:
         pytest.skip(f"{kind}: a system ends once; see the tests of its death")
@@ -351,7 +357,7 @@ def test_a_hundred_rounds_leave_no_trace(system: Agent, kind: str) -> None:
             heal(system.inject(kind, target, **arguments[at % len(arguments)]))
     assert differences(files, system.do(TREE)) == []
     assert differences(inside, snapshot(system.sandbox)) == []
-    assert differences(ours, harness()) == []
+    harness_comes_to_be(ours)
 
 
 def test_the_sandbox_ends_while_the_fault_acts(session: Session, kind: str) -> None:
@@ -369,9 +375,7 @@ def test_the_sandbox_ends_while_the_fault_acts(session: Session, kind: str) -> N
                 act()
     for process in processes:
         eventually(lambda process=process: gone(process), f"{process} is gone")
-    with suppress(AssertionError):  # the comparison says more
-        eventually(lambda: harness() == ours, "nothing is left of it in the harness")
-    assert differences(ours, harness()) == []
+    harness_comes_to_be(ours)
 
 
 # --- targets that are not there ----------------------------------------------------------------

@@ -149,6 +149,7 @@ class Agent:
         self._line.settimeout(DEADLINE_S)
         self._stream = self._line.makefile("rwb")
         self._unheard = 0
+        self._leases: list[Lease] = []
         self.ask("None")  # it has accepted: from here on it needs no descriptor to answer
         self._first = snapshot(sandbox)
 
@@ -190,7 +191,9 @@ class Agent:
         return 0
 
     def inject(self, kind: str, target: str | None = None, **arguments: Any) -> Lease:
-        return fault_kinds()[kind].inject(self.site, target, arguments)
+        lease = fault_kinds()[kind].inject(self.site, target, arguments)
+        self._leases.append(lease)
+        return lease
 
     def process(self, command: str | None = None) -> Process:
         """The program itself, or its one child of that name."""
@@ -219,6 +222,9 @@ class Agent:
             self.sandbox.catch_up()
             if self.sandbox.main_pid != main or main == 0 or self.sandbox.stopped:
                 return False
+            if not all(lease.is_healed() for lease in self._leases):  # a test has failed before it healed
+                return False
+            self._leases.clear()
             for process in self.sandbox.processes():
                 if process.inner_pid != main:
                     os.kill(process.pid, signal.SIGKILL)
