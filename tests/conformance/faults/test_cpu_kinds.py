@@ -342,6 +342,17 @@ def test_an_interval_holds_against_a_duty_cycle_and_ends_under_a_pause(agent: Ag
     eventually(lambda: state_of(victim) == "R", "it runs again")
 
 
+def test_healed_within_an_interval_it_runs_at_once(agent: Agent) -> None:
+    agent.do("fork('victim', spin)")
+    victim = agent.process("victim")
+    for seed in range(6):
+        lease = agent.inject("starvation-intervals", "agent/victim", seed=seed)
+        eventually(lambda: agent.site.stopped, "an interval has begun")
+        heal(lease)
+        assert not agent.site.stopped
+        assert state_of(victim) == "R"
+
+
 def test_nothing_fired_before_the_first_interval(agent: Agent) -> None:
     lease = agent.inject("starvation-intervals", "agent", share_max=0.0001)
     heal(lease)
