@@ -1,9 +1,8 @@
 """CPU starvation: live processes get only a share of the time, or none of it for keyed intervals.
 
-Mechanisms: a cgroup's quota, where one may be written to; else a duty cycle of SIGSTOP and SIGCONT,
-driven from a thread of the harness (works in both tiers, for any process of the same user).  Proof:
-the kernel's count of throttled periods; stops that /proc showed.  Under a quota an idle process has
-no share to measure, and the fault has not fired; under the duty cycle it is stopped all the same.
+Mechanism: a duty cycle of SIGSTOP and SIGCONT, driven from a thread of the harness (works in both
+tiers, for any process of the same user).  Proof: stops that /proc showed.  An idle process has no share
+to measure, but it is stopped all the same.
 """
 
 from __future__ import annotations
@@ -14,14 +13,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from hypothesis import strategies as st
 
 from colos.chaos.fault import EVERYTHING, Fault, Lease, Site, count_of
-from colos.chaos.mechanisms import cgroups
 from colos.chaos.sandbox.processes import read_process
 from colos.chaos.signalling import Stops, is_stopped, name_of
 from colos.errors import InvalidSpecification
@@ -35,21 +31,20 @@ __all__ = ["CpuStarvation", "StarvationIntervals"]
 _PERIOD_S = 0.005
 _JOIN_S = 2.0
 _FIRST_STOP_S = 1.0
-_QUOTA = "cgroup-quota"
 _DUTY = "stop-continue"
 
 
 class CpuStarvation(Fault):
-    """The process runs for `share` of the time (0.1 is a tenth): of one core by quota, else in slices of 5 ms."""
+    """The process runs for `share` of the time (0.1 is a tenth), in slices of 5 ms."""
 
     kind = "cpu-starvation"
     family = "cpu"
-    summary = "the live process gets a share of the CPU, in slices of 5 ms or by a cgroup's quota"
+    summary = "the live process gets a share of the CPU, in slices of 5 ms"
     sees = "nothing but time that passes"
-    proof = "stops seen in /proc; the kernel's count of throttled periods"
+    proof = "stops seen in /proc"
     parameters: ClassVar[Mapping[str, object]] = {"share": 0.1}
 
-    def __init__(self, target: str = EVERYTHING, *, shares: tuple[float, ...] = (0.1, 0.3)) -> None:
+    def __init__(self, target: str = EVERYTHING, *, shares: tuple[float, ...] = (0.3, 0.1)) -> None:
         super().__init__(target)
         self.shares = tuple(_share(value) for value in shares)
 
@@ -63,7 +58,7 @@ class CpuStarvation(Fault):
     def mechanism(cls, session: Session) -> str:
         """See Fault."""
         del session
-        return _QUOTA if cgroups.probe() is None else _DUTY
+        return _DUTY
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """One of the declared shares."""
@@ -71,10 +66,9 @@ class CpuStarvation(Fault):
 
     @classmethod
     def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
-        """Limit everything that matches and is alive, or begin the duty cycle on it."""
+        """Begin the duty cycle on everything that matches and is alive."""
         share = _share(cls.complete(arguments)["share"])
-        targets = site.reach.targets(target or EVERYTHING)
-        return _Starved(site, targets, share) if cgroups.probe() else _Throttled(site, targets, share)
+        return _Starved(site, site.reach.targets(target or EVERYTHING), share)
 
 
 def _share(value: object) -> float:
@@ -276,87 +270,6 @@ class _Interrupted(Lease):
 
     def is_healed(self) -> bool:
         if self._thread.is_alive() or self._stops.left(self._targets):
-            return False
-        for target in self._targets:
-            target.close()
-        return True
-
-
-# --- by quota ----------------------------------------------------------------------------
-
-
-@dataclass
-class _Quota:
-    """A process in a group of its own, and the share that each lease leaves it."""
-
-    group: cgroups.QuotaGroup
-    shares: dict[int, float] = field(default_factory=dict)
-
-
-_QUOTAS: WeakKeyDictionary[Site, dict[tuple[int, int], _Quota]] = WeakKeyDictionary()
-
-
-class _Throttled(Lease):
-    """Each target in a cgroup with a quota; of several leases the smallest share holds."""
-
-    mechanism = _QUOTA
-
-    def __init__(self, site: Site, targets: list[Target], share: float) -> None:
-        self._targets = targets
-        self._share = share
-        self._quotas = _QUOTAS.setdefault(site, {})
-        self._mine: dict[tuple[int, int], _Quota] = {}
-        self._before: dict[tuple[int, int], int] = {}
-        self._count = 0
-        try:
-            for target in targets:
-                self._limit(target)
-        except BaseException:
-            self.heal()
-            raise
-
-    def _limit(self, target: Target) -> None:
-        key = (target.pid, target.process.start_time)
-        quota = self._quotas.get(key)
-        if quota is None:
-            group = cgroups.QuotaGroup(self._share)
-            try:
-                group.take(target.pid)
-            except ProcessLookupError:
-                group.remove()
-                return
-            except BaseException:
-                group.remove()
-                raise
-            quota = self._quotas[key] = _Quota(group)
-        quota.shares[id(self)] = self._share
-        quota.group.limit(min(quota.shares.values()))
-        self._mine[key] = quota
-        self._before[key] = quota.group.throttled()
-
-    def fired(self) -> str | None:
-        self._look()
-        return f"throttled {self._count} times, to {self._share:.0%} of a core" if self._count else None
-
-    def _look(self) -> None:
-        count = sum(
-            quota.group.throttled() - self._before[key] for key, quota in self._mine.items() if id(self) in quota.shares
-        )
-        self._count = max(self._count, count)
-
-    def heal(self) -> None:
-        self._look()
-        for key, quota in self._mine.items():
-            if quota.shares.pop(id(self), None) is None:
-                continue
-            if quota.shares:
-                quota.group.limit(min(quota.shares.values()))
-            else:
-                self._quotas.pop(key, None)
-                quota.group.remove()
-
-    def is_healed(self) -> bool:
-        if any(not quota.shares and quota.group.exists() for quota in self._mine.values()):
             return False
         for target in self._targets:
             target.close()

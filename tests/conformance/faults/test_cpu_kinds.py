@@ -8,12 +8,12 @@ from itertools import islice, permutations
 from typing import Any
 
 import pytest
-from sandbox_bench import DEADLINE_S, Agent, agent_in, descriptors, eventually, heal, read_process, state_of
+from sandbox_bench import Agent, agent_in, descriptors, eventually, heal, read_process, state_of
 
 from colos.chaos import CpuFewer, CpuRival, StarvationIntervals
 from colos.chaos.fault import Lease
 from colos.chaos.faults.cpu import intervals
-from colos.chaos.mechanisms import busy, cgroups, threads
+from colos.chaos.mechanisms import busy, threads
 from colos.chaos.sandbox.session import Session
 from colos.errors import InvalidSpecification
 
@@ -369,64 +369,3 @@ def test_intervals_take_a_fifth_at_most(bad: Any) -> None:
 def test_a_seed_is_a_whole_number(agent: Agent, bad: Any) -> None:
     with pytest.raises(InvalidSpecification, match="a seed"):
         agent.inject("starvation-intervals", "agent", seed=bad)
-
-
-# --- the quota -------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(cgroups.probe() is None, reason="there is a quota to be had here")
-def test_without_a_quota_the_duty_cycle_stays(agent: Agent) -> None:
-    assert "cgroup" in (cgroups.probe() or "") or "/" in (cgroups.probe() or "")
-    lease = agent.inject("cpu-starvation", "agent")
-    assert lease.mechanism == "stop-continue"
-    heal(lease)
-
-
-@pytest.mark.skipif(cgroups.probe() is not None, reason=str(cgroups.probe()))
-def test_a_busy_process_is_throttled_and_moved_back(agent: Agent) -> None:
-    agent.do("fork('busy', spin)")
-    pid = agent.process("busy").pid
-    before = cgroups.group_of(pid)
-    leases = [agent.inject("cpu-starvation", "agent/busy", share=share) for share in (0.1, 0.3)]
-    assert leases[0].mechanism == "cgroup-quota"
-    assert cgroups.group_of(pid) != before
-    for lease in leases:
-        eventually(lease.fired, "it was throttled")
-        heal(lease)
-    assert cgroups.group_of(pid) == before
-    agent.inject("kill", "agent/busy")
-
-
-@pytest.fixture
-def hierarchy() -> str:
-    """A group needs no cpu controller to take processes in and to give them back: only its quota does."""
-    mounted = cgroups.hierarchy()
-    if mounted is None or not os.access(f"{mounted}/cgroup.procs", os.W_OK):
-        pytest.skip("no cgroup v2 to write to")
-    return mounted
-
-
-def test_what_a_group_takes_in_comes_back_and_the_group_goes(hierarchy: str, agent: Agent) -> None:
-    before, pid = descriptors(), agent.process().pid
-    was = cgroups.group_of(pid)
-    group = cgroups.Group(hierarchy)
-    try:
-        group.take(pid)
-        child = heir(agent)
-        assert sorted(group.members()) == sorted([pid, child])
-        assert cgroups.group_of(pid) == group.path
-    finally:
-        group.remove()
-    group.remove()
-    assert not group.exists()
-    assert cgroups.group_of(pid) == cgroups.group_of(child) == was
-    assert descriptors() == before
-
-
-def test_a_group_goes_with_a_harness_that_is_killed(hierarchy: str) -> None:
-    group = cgroups.Group(hierarchy)
-    assert group.janitor.stdin is not None
-    group.janitor.stdin.close()  # what the kernel does with it when we are killed
-    group.janitor.wait(DEADLINE_S)
-    assert not group.exists()
-    group.remove()
