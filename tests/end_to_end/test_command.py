@@ -59,6 +59,19 @@ def test_the_doctor_names_every_fault(tmp_path: Path) -> None:
         assert re.search(rf"^  {family} +\S", done.stdout, re.M), done.stdout
 
 
+def test_who_reads_only_the_beginning_sees_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m colos doctor | head -n 1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.startswith("machine")
+    assert done.stderr == ""
+
+
 def test_bad_usage_says_what_is_allowed(tmp_path: Path) -> None:
     done = colos(tmp_path, "demo", "--sandbox", "cardboard")
     assert done.returncode == 2
