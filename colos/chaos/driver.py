@@ -88,6 +88,7 @@ class Exploration:
     fired: Counter[str] = field(default_factory=Counter)
     injected: Counter[str] = field(default_factory=Counter)
     unavailable: dict[str, str] = field(default_factory=dict)
+    never_drawn: dict[str, str] = field(default_factory=dict)
     known: Counter[str] = field(default_factory=Counter)
     never: tuple[str, ...] = ()
     failure: Failure | None = None
@@ -246,7 +247,7 @@ class Driver:
         exploration.seed = self.options.seed
         exploration.fired.update(self.setting.fired)
         exploration.injected.update(self.setting.injected)
-        exploration.unavailable = self.unavailable
+        exploration.unavailable, exploration.never_drawn = self.unavailable, self.cls.never_drawn()
         declared = {p.name for p in self.setting.properties if p.kind == "sometimes"}
         exploration.never = tuple(sorted(declared - self.setting.seen_sometimes))
         if found is not None:

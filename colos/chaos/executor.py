@@ -381,6 +381,13 @@ class Executor:
         if found is not None:
             self._violate(found.name, found.detail, step=None)
 
+    def _note_troubles(self) -> None:
+        """What the keeper met while it answered system calls: calls it let go, delays it left out."""
+        if self._running is not None and self._running.sandbox.trapping:
+            troubles = self._running.sandbox.trap("troubles")
+            if troubles:
+                self._journal.record("note", system_calls=troubles)
+
     def close(self) -> None:
         """Destroy the sandbox and everything in it.
 
@@ -392,6 +399,7 @@ class Executor:
                 self.last_output = self._running.sandbox.output()
             for lease in reversed(list(self.leases.values())):
                 lease.heal()
+            self._note_troubles()
         except (OSError, HarnessBroken) as error:
             self._journal.record("note", abandoned=str(error))  # the sandbox is gone already, or goes now
         finally:

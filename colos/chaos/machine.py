@@ -246,6 +246,13 @@ class ChaosMachine(RuleBasedStateMachine):
         return cls.system_declaration().program().restarts is not None
 
     @classmethod
+    def never_drawn(cls) -> dict[str, str]:
+        """The declared kinds that no step is ever drawn of, and why; scenarios may still name them."""
+        ends = [fault for fault in cls.faults if not fault.targeted and fault.deaths(None, cls._topology())]
+        why = "it ends the system, and nothing starts that again (of a command: restarts=Restarts(…))"
+        return {} if cls._restarts() else {fault.kind: why for fault in ends}
+
+    @classmethod
     def system_declaration(cls) -> System:
         """What the class declares as its system.  Raises `InvalidSpecification` when it declares none."""
         declared: Any = getattr(cls, "system", None)

@@ -112,6 +112,7 @@ def summary_lines(name: str, exploration: Exploration) -> list[str]:
     if idle:
         lines.append(f"  injected, but never shown to have fired: {tally(idle)}")
     lines += [f"  unavailable: {kind}: {reason}" for kind, reason in sorted(exploration.unavailable.items())]
+    lines += [f"  never drawn: {kind}: {reason}" for kind, reason in sorted(exploration.never_drawn.items())]
     lines += [f"  known failure met {count} times: {known}" for known, count in sorted(exploration.known.items())]
     if exploration.never:
         lines.append(f"  not exercised: sometimes:{', sometimes:'.join(exploration.never)}")

@@ -24,6 +24,8 @@ from colos.chaos.scenario import Repro, Scenario, Step
 class Nowhere:
     """A sandbox with nothing in it, and the session that makes one."""
 
+    trapping = False
+
     tier = "nowhere"
     stopped = False
     place = Place("/nowhere", "/nowhere", "/nowhere", "/nowhere")
