@@ -250,7 +250,7 @@ class ChaosMachine(RuleBasedStateMachine):
         """The declared kinds that no step is ever drawn of, and why; scenarios may still name them."""
         ends = [fault for fault in cls.faults if not fault.targeted and fault.deaths(None, cls._topology())]
         why = "it ends the system, and nothing starts that again (of a command: restarts=Restarts(…))"
-        return {} if cls._restarts() else {fault.kind: why for fault in ends}
+        return {fault.kind: why for fault in ends} if ends and not cls._restarts() else {}
 
     @classmethod
     def system_declaration(cls) -> System:
