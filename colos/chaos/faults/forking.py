@@ -61,7 +61,7 @@ class ForkFails(Fault):
     def mechanism(cls, session: Session) -> str:
         """See Fault."""
         del session
-        return f"prlimit, or {trapped.MECHANISM} for root"
+        return f"prlimit|{trapped.MECHANISM}"
 
     @classmethod
     def traps(cls, arguments: Mapping[str, Any]) -> tuple[Trap, ...]:

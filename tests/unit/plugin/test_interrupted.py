@@ -15,7 +15,7 @@ import pytest
 
 STARTED_S = 30.0
 #: How long a run may take to end after Ctrl-C, and its rest after any end.
-ENDED_S = 2.0
+ENDED_S = 5.0
 GONE_S = 5.0
 #: What one moment can meet: making a sandbox, booting, an op, a lasting fault, a heal, the end of an example.
 STORM = """
