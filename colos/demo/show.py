@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 from colos.chaos.driver import Driver, Exploration, Failure, Options
-from colos.chaos.faults import fault_kinds
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.report import numbered, tally
 from colos.chaos.sandbox.session import Session
@@ -102,7 +101,7 @@ class _Demo:
             print(numbered(repaired.failure.minimal))
         else:
             print(f"   {repaired.examples} examples, nothing violated\n")
-        idle = [kind for kind in fault_kinds() if not self._fired[kind]]
+        idle = [fault.kind for fault in BuggyLedger.faults if not self._fired[fault.kind]]
         print(f"faults that fired (each shown by the kernel): {tally(self._fired)}")
         if idle:
             print(f"never fired: {', '.join(idle)}")
