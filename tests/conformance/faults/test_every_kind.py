@@ -18,12 +18,13 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
-from probes import FEWER_ROUNDS, PROBES
+from probes import FEWER_ROUNDS, PROBES, Probe, ShownBy
 from sandbox_bench import (
     DEADLINE_S,
     Agent,
@@ -252,6 +253,17 @@ def test_every_kind_has_a_probe() -> None:
     assert {*PROBES, *FEWER_ROUNDS} <= {*KINDS}, "probes.py knows kinds that are not there"
 
 
+@pytest.mark.parametrize("kind", [kind for kind, probe in PROBES.items() if isinstance(probe, ShownBy)])
+def test_what_is_shown_elsewhere_is_shown_there(kind: str) -> None:
+    shown = PROBES[kind]
+    assert isinstance(shown, ShownBy)
+    file, _, test = shown.test.partition("::")
+    text = (Path(__file__).parent / file).read_text()
+    assert f"\ndef {test}(" in text
+    body = text.partition(f"\ndef {test}(")[2].partition("\ndef ")[0]
+    assert f'"{kind}"' in body, "it injects this kind"
+
+
 def see(agent: Agent, look: str) -> object:
     """What the agent sees: its result, or the name of the errno that it met."""
     try:
@@ -281,6 +293,8 @@ def test_the_system_sees_it_with_its_own_eyes(system: Agent, kind: str) -> None:
     if kind not in PROBES:
         pytest.skip(f"{kind} has no probe: see the test above")
     probe = PROBES[kind]
+    if not isinstance(probe, Probe):
+        pytest.skip(f"{kind}: {probe.reason}; see {probe.test}")
     if probe.prepare:
         system.do(probe.prepare)
     comes_to_see(system, probe.look, probe.before, "before")
