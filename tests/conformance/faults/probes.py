@@ -81,12 +81,12 @@ while not continued and time.monotonic() < deadline:
 with open('/proc/self/cgroup') as file: result = bool(continued) or '/colos-' in file.read()
 """
 CONTINUED = "continued = []; signal.signal(signal.SIGCONT, lambda *_: continued.append(True))"
-#: How many busy processes there are for its sake, children of who is above it, that have had CPU time.
+#: How many busy processes there are for its sake, children of somebody above it, that have had CPU time.
 RIVALS = """
 def read(pid, name):
     with open(f'/proc/{pid}/{name}') as file: return file.read()
-keeper = os.getppid()
-above = {keeper, int(read(keeper, 'stat').rpartition(')')[2].split()[1])} - {0}
+above = [os.getppid()]
+while parent := int(read(above[-1], 'stat').rpartition(')')[2].split()[1]): above.append(parent)
 beside = {pid for one in above for pid in read(one, f'task/{one}/children').split()}
 result = sum(read(pid, 'comm') == 'colos-rival\\n' and cpu_of(pid) > 0 for pid in beside)
 """
