@@ -357,4 +357,20 @@ PROBES: dict[str, Probe | ShownBy] = {
 }
 
 #: How often a kind is injected and healed in a row, where a hundred times would take too long, and why.
-FEWER_ROUNDS: dict[str, tuple[int, str]] = {}
+FEWER_ROUNDS: dict[str, tuple[int, str]] = {
+    **dict.fromkeys(
+        ("battery-low", "disk-failing", "fan-stopped", "memory-errors", "memory-shrunk", "overheating", "power-lost"),
+        (20, "each round mounts and unmounts files in the sandbox"),
+    ),
+    "cpu-offline": (10, "each round mounts and unmounts many files in the sandbox"),
+    "cpu-rival": (10, "each round starts processes and waits for the kernel's next tick"),
+    "loopback-down": (20, "taking an interface down and up waits for all CPUs of the kernel"),
+    **dict.fromkeys(
+        ("connection-refused", "half-open", "packet-loss", "partition"),
+        (20, "each round runs a process in the sandbox's network, to set the filter, and another to take it away"),
+    ),
+    **dict.fromkeys(
+        ("name-lookup-fails", "name-lookup-slow", "timezone-changed"),
+        (20, "each round mounts files in the sandbox, and starts a name server"),
+    ),
+}

@@ -53,6 +53,8 @@ ROUNDS = 100
 QUICKLY = settings(database=None, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
 #: A program without actors has nothing that these could hit; their own tests show that they fire.
 NEEDS_A_NODE = {"zygote-kill"}
+#: Nothing heals what these did to a file's content; its name and its mode stay.
+SPOILS_CONTENTS = {"bit-rot"}
 WORK = """
 import contextlib, _thread
 for attempt in range(20):
@@ -363,13 +365,17 @@ def test_a_hundred_rounds_leave_no_trace(system: Agent, kind: str) -> None:
     for at in range(rounds):
         with someone(system, kind) as target:
             heal(system.inject(kind, target, **arguments[at % len(arguments)]))
-    assert differences(files, system.do(TREE)) == []
+    left = system.do(TREE)
+    if kind in SPOILS_CONTENTS:
+        files, left = ({path: mode for path, (mode, *_) in tree.items()} for tree in (files, left))
+    assert differences(files, left) == []
     assert differences(inside, snapshot(system.sandbox)) == []
     assert differences(ours, harness()) == []
 
 
-def test_the_sandbox_ends_while_the_fault_acts(session: Session, kind: str) -> None:
-    skip_unless_available(kind, session)
+def test_the_sandbox_ends_while_the_fault_acts(session: Session, kind: str, system: Agent) -> None:
+    """Another one than `system`, for which the session has made what it makes once."""
+    assert lives(system)
     ours = harness()
     with agent_in(session) as agent:
         lease = agent.inject(kind, target_of(kind))
@@ -378,7 +384,7 @@ def test_the_sandbox_ends_while_the_fault_acts(session: Session, kind: str) -> N
         assert keeper is not None
         processes = [keeper, *agent.sandbox.processes()]
         agent.end()
-        for act in (lease.heal, lease.heal, lease.is_healed):
+        for act in (lease.heal, lease.heal, lambda: eventually(lease.is_healed, f"{lease!r} is healed")):
             with suppress(OSError, HarnessBroken):  # nothing is there to be healed; nothing worse may come
                 act()
     for process in processes:
