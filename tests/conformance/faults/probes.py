@@ -366,8 +366,8 @@ FEWER_ROUNDS: dict[str, tuple[int, str]] = {
     "cpu-rival": (10, "each round starts processes and waits for the kernel's next tick"),
     "loopback-down": (20, "taking an interface down and up waits for all CPUs of the kernel"),
     **dict.fromkeys(
-        ("connection-refused", "half-open", "packet-loss", "partition"),
-        (20, "each round enters the sandbox three times: to set a filter, to count its hits, to take it away"),
+        ("connection-refused", "half-open", "packet-loss", "partition", "slow-link"),
+        (20, "each round enters the sandbox three times: to set the kernel up, to read its counts, to undo it"),
     ),
     **dict.fromkeys(
         ("name-lookup-fails", "name-lookup-slow", "timezone-changed"),
