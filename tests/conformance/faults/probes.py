@@ -134,7 +134,7 @@ import _thread
 try: _thread.start_new_thread(int, ()); result = 'made'
 except RuntimeError as error: result = str(error)
 """
-CONNECT = "socket.create_connection(door.getsockname()).close()"
+CONNECT = "with socket.create_connection(door.getsockname()): door.accept()[0].close()"
 #: A datagram to itself, which has come when it is sent, or never, or not yet.
 LETTER = "post.sendto(b'x', post.getsockname()); result = post.recv(1)"
 UNBLOCKED = "near.setblocking(False); far.setblocking(False)"
@@ -360,17 +360,17 @@ PROBES: dict[str, Probe | ShownBy] = {
 FEWER_ROUNDS: dict[str, tuple[int, str]] = {
     **dict.fromkeys(
         ("battery-low", "disk-failing", "fan-stopped", "memory-errors", "memory-shrunk", "overheating", "power-lost"),
-        (20, "each round mounts and unmounts files in the sandbox"),
+        (20, "each round enters the sandbox to mount files over /sys or /proc, and again to unmount them"),
     ),
-    "cpu-offline": (10, "each round mounts and unmounts many files in the sandbox"),
+    "cpu-offline": (10, "each round mounts a dozen files in the sandbox, and unmounts them"),
     "cpu-rival": (10, "each round starts processes and waits for the kernel's next tick"),
     "loopback-down": (20, "taking an interface down and up waits for all CPUs of the kernel"),
     **dict.fromkeys(
-        ("connection-refused", "half-open", "packet-loss", "partition"),
-        (20, "each round runs a process in the sandbox's network, to set the filter, and another to take it away"),
+        ("connection-refused", "half-open", "packet-loss", "partition", "slow-link"),
+        (20, "each round enters the sandbox three times: to set the kernel up, to read its counts, to undo it"),
     ),
     **dict.fromkeys(
         ("name-lookup-fails", "name-lookup-slow", "timezone-changed"),
-        (20, "each round mounts files in the sandbox, and starts a name server"),
+        (20, "each round enters the sandbox for every file that it mounts over another, and again to unmount it"),
     ),
 }
