@@ -78,7 +78,7 @@ continued.clear()
 deadline = time.monotonic() + 0.03
 while not continued and time.monotonic() < deadline:
     pass
-with open('/proc/self/cgroup') as file: result = bool(continued) or '/colos-' in file.read()
+result = bool(continued)
 """
 CONTINUED = "continued = []; signal.signal(signal.SIGCONT, lambda *_: continued.append(True))"
 #: How many busy processes there are for its sake, children of somebody above it, that have had CPU time.
