@@ -49,6 +49,11 @@ class Families:
             answer = known[1][pids] = self._descends(thread, pids)
         return answer
 
+    def close(self) -> None:
+        """Remember nothing."""
+        for thread in list(self._known):
+            self._forget(thread)
+
     def _meet(self, thread: int) -> tuple[int, dict[Pids, bool]] | None:
         try:
             pidfd = call("pidfd_open", thread, _PIDFD_THREAD)

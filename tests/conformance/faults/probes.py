@@ -71,8 +71,7 @@ def stops(**arguments: object) -> Probe:
 
 # --- time ------------------------------------------------------------------------------------
 
-#: Whether the agent is continued within a short while, that is, whether somebody stops and continues it; or is in
-#: a control group with a quota, where there is one to be had.
+#: Whether the agent is continued within a short while, that is, whether somebody stops and continues it.
 CONTINUES = """
 continued.clear()
 deadline = time.monotonic() + 0.03
@@ -307,7 +306,7 @@ PROBES: dict[str, Probe | ShownBy] = {
     "name-lookup-fails": Probe(LOOK_UP, before=lambda seen: "127.0.0.1" in seen, during=socket.EAI_AGAIN),
     "name-lookup-slow": takes_longer("socket.getaddrinfo('localhost', 1)", 0.2, delay_ms=200),
     "no-entropy": Probe("result = len(os.urandom(8))", before=8, during="EAGAIN"),
-    "node-kill": ShownBy("test_process_kinds.py::test_nobody_sees_another_one_die_in_a_node_kill", "nobody is left"),
+    "node-kill": ShownBy("test_process_kinds.py::test_a_node_kill_ends_everybody", "nobody is left"),
     "oom-kill": Probe(
         "os.kill(victim, signal.SIGUSR1)" + ENDED,
         before=0,

@@ -85,6 +85,7 @@ class Sessions:
             session = Session(tier)
             try:
                 assert session.tier == tier
+                session.probe_syscalls()  # its template is there from now on, not from some test's first sandbox on
                 self._made[tier] = session
             except HarnessBroken as error:
                 session.close()

@@ -170,10 +170,12 @@ def test_no_more_is_remembered_than_its_bound() -> None:
     families = Families(start_time)
     me = ((os.getpid(), start_time(os.getpid())),)
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(300):
+    for _ in range(260):
         with child() as pid:
             assert families.holds(pid, me)
     assert len(os.listdir("/proc/self/fd")) <= before + 256
+    families.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # --- bad input ----------------------------------------------------------------------------------
