@@ -210,8 +210,9 @@ class Listener:
             if error.errno in (errno.ENOENT, errno.EINTR):
                 return None
             raise
-        ident, pid, _, number, _, _, *args = _NOTIFICATION.unpack(buffer)
-        return Notification(ident, pid, NAMES.get(number, str(number)), tuple(args))
+        fields = _NOTIFICATION.unpack(buffer)  # id, pid, flags, number, architecture, instruction pointer, arguments
+        number = fields[3]
+        return Notification(fields[0], fields[1], NAMES.get(number) or str(number), fields[6:])
 
     def is_valid(self, notification: Notification) -> bool:
         """Whether the caller still waits.  Ask *after* reading its memory or descriptors, before acting on them."""
