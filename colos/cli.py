@@ -41,10 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.command == "demo":
             from colos.demo.show import show
 
-            return show(chosen.sandbox, chosen.seed, chosen.examples, chosen.directory)
-        from colos.chaos.doctor import examine
+            status = show(chosen.sandbox, chosen.seed, chosen.examples, chosen.directory)
+        else:
+            from colos.chaos.doctor import examine
 
-        return examine(chosen.sandbox, as_json=chosen.json)
+            status = examine(chosen.sandbox, as_json=chosen.json)
+        sys.stdout.flush()  # here, where it is no surprise that nobody reads on
+        return status
     except KeyboardInterrupt:
         print("\ninterrupted; everything is healed and gone", file=sys.stderr)
         return 130

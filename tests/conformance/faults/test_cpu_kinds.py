@@ -98,7 +98,7 @@ def test_what_is_born_meanwhile_is_healed_too(agent: Agent, parent_dies: bool) -
 def test_a_cpu_less(agent: Agent) -> None:
     lease = agent.inject("cpu-fewer", "agent")
     assert masks(agent) == {tuple(sorted(ALL)[:-1])}
-    assert (lease.fired() or "").startswith("python[")
+    assert (lease.fired() or "").startswith(f"{agent.process().command}[")
     heal(lease)
     assert masks(agent) == {tuple(sorted(ALL))}
 

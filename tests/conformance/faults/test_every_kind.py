@@ -182,7 +182,8 @@ def test_what_is_forked_meanwhile_is_healed_too(system: Agent, kind: str) -> Non
     if is_deadly(kind):
         pytest.skip("nobody is left to fork")
     before = snapshot(system.sandbox)
-    (parent,) = (name for name in before if name.startswith("python["))
+    named = f"{system.process().command}["
+    (parent,) = (name for name in before if name.startswith(named))
     lease = system.inject(kind, target_of(kind))
     system.tell(HEIR)  # it is stopped perhaps, and does so when it is healed
     system.answers(PATIENCE_S)
@@ -192,7 +193,7 @@ def test_what_is_forked_meanwhile_is_healed_too(system: Agent, kind: str) -> Non
     except OSError:
         return  # forking is what is refused
     after = snapshot(system.sandbox)
-    (heir,) = (name for name in after if name.startswith("python[") and name != parent)
+    (heir,) = (name for name in after if name.startswith(named) and name != parent)
     assert differences(before[parent], after[heir]) == []
 
 

@@ -227,7 +227,7 @@ def test_a_system_call_is_interrupted(agent: Agent) -> None:
 def test_a_storm_ends_by_itself(agent: Agent) -> None:
     lease = agent.inject("signal-storm", "agent", count=3, over_s=0)
     eventually(lambda: "colos-signal-storm" not in [t.name for t in threading.enumerate()], "it is over")
-    assert "3 to python[" in (lease.fired() or "")
+    assert f"3 to {agent.process().command}[" in (lease.fired() or "")
     heal(lease)
 
 
@@ -310,7 +310,7 @@ def test_a_root_kill_ends_the_main_process_only(agent: Agent) -> None:
     agent.do("fork('orphan', idle)")
     orphan, main = agent.process("orphan"), agent.process()
     lease = agent.inject("root-kill")
-    assert lease.fired() == f"SIGKILL to python[{main.inner_pid}]"
+    assert lease.fired() == f"SIGKILL to {main.command}[{main.inner_pid}]"
     eventually(lambda: gone(main), "the keeper has reaped it")
     assert state_of(orphan) == "S"
 

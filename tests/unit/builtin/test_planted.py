@@ -28,7 +28,7 @@ TOLD = {
     "no_socket_leak": r"\(pid \d+ inside\) holds \d+ sockets whose other end is closed: Unix socket at .*s\.sock",
     "no_temporary_file_leak": r"\d+ temporary files or directories .* are left after it stopped: .*planted-\d+-\d+ ",
     "no_shared_memory_leak": r"left after the system stopped: /dev/shm/planted-\d+-\d+ \(0 bytes, last changed ",
-    "no_busy_loop": r"python \(pid \d+ inside\) burnt \d\.\d s of CPU in \d+\.\d s",
+    "no_busy_loop": r"python\S* \(pid \d+ inside\) burnt \d\.\d s of CPU in \d+\.\d s",
     "no_restart_storm": r"since every fault was healed, planted died \d+ times or more \(last: status 3\), and it",
 }
 NOT_BARE = {
