@@ -380,7 +380,7 @@ def test_all_of_a_node_is_killed(node: RunningActors) -> None:
     lease = inject(Site(node.sandbox, node), "node-kill")
     assert all(pid in (lease.fired() or "") for pid in everybody)
     heal(lease)
-    assert not [process for process in node.sandbox.processes() if process.state != "Z"]
+    eventually(lambda: not [process for process in node.sandbox.processes() if process.state != "Z"], "all are gone")
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
