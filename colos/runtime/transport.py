@@ -126,7 +126,7 @@ class Connection:
         self._socket = connected
         self._readiness = readiness(connected, spawn)
         self._on_frames: Callable[[list[Frame]], None]
-        self._on_end: Callable[[ProtocolError | None], None]
+        self._on_end: Callable[[ProtocolError | None], None] | None = None
         self._parser = Parser()
         self._outbox: deque[bytes | memoryview] = deque()
         self._outbox_bytes = 0
@@ -249,7 +249,10 @@ class Connection:
         self._moved.notify()
 
     def listen(self, on_frames: Callable[[list[Frame]], None], on_end: Callable[[ProtocolError | None], None]) -> None:
-        """From now on, hand over what comes, and once at its end say so, with what was no frame if that ended it."""
+        """From now on, hand over what comes, and once at its end say so, with what was no frame if that ended it.
+
+        Its own closing is an end, too, of which is told at another turn of the loop.
+        """
         self._on_frames = on_frames
         self._on_end = on_end
         self.resume()
@@ -269,16 +272,23 @@ class Connection:
             frames = self.receive_now()
         except BlockingIOError:
             return
-        except (EOFError, ProtocolError) as error:
-            self.pause()
-            self._on_end(error if isinstance(error, ProtocolError) else None)
+        except EOFError:
+            self._end()
+            return
+        except ProtocolError as error:
+            self._end(error)
             return
         if frames:
             try:
                 self._on_frames(frames)
             except ProtocolError as error:
-                self.pause()
-                self._on_end(error)
+                self._end(error)
+
+    def _end(self, error: ProtocolError | None = None) -> None:
+        self.pause()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(error)
 
     async def receive(self) -> list[Frame]:
         """The next frames, one at least.  Raises EOFError at the end, ProtocolError on garbage."""
@@ -325,12 +335,12 @@ class Connection:
             return b""
 
     def close(self) -> None:
-        """Close at once; tasks that wait on this connection are told."""
+        """Close at once; who listens, and tasks that wait on this connection, are told."""
         if self.closed:
             return
         self.closed = True
         self.close_sending()
-        self._readiness.close()
+        self._readiness.close(self._end if self._on_end is not None else None)
         anyio.notify_closing(self._socket)  # to a task that receives
         self._socket.close()
 

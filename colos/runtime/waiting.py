@@ -114,8 +114,8 @@ class Readiness(Protocol):
     def on_writable(self, act: Act | None) -> None:
         """The same for writing."""
 
-    def close(self) -> None:
-        """Before the socket is closed."""
+    def close(self, then: Act | None = None) -> None:
+        """Before the socket is closed; `then` is called at another turn of the loop, while that runs."""
 
 
 def readiness(connected: socket.socket, spawn: Spawn) -> Readiness:
@@ -152,9 +152,11 @@ class _AsyncioReadiness:
             self._writes = False
             self._loop.remove_writer(self._descriptor)
 
-    def close(self) -> None:
+    def close(self, then: Act | None = None) -> None:
         self.on_readable(None)
         self.on_writable(None)
+        if then is not None:
+            self._loop.call_soon(self._call, then)
 
     def _call(self, act: Act) -> None:
         try:
@@ -176,8 +178,8 @@ class _AnyioReadiness:
     def on_writable(self, act: Act | None) -> None:
         self._writing.call(self._socket, act)
 
-    def close(self) -> None:
-        self._reading.end()
+    def close(self, then: Act | None = None) -> None:
+        self._reading.end(then)
         self._writing.end()
         anyio.notify_closing(self._socket)
 
@@ -189,6 +191,7 @@ class _Direction:
         self._wait = wait
         self._spawn = spawn
         self._act: Act | None = None
+        self._then: Act | None = None
         self._wanted: Event | None = None
         self._ended = False
 
@@ -201,8 +204,9 @@ class _Direction:
             self._spawn(self._run, connected)
         self._wanted.set()
 
-    def end(self) -> None:
+    def end(self, then: Act | None = None) -> None:
         self._act = None
+        self._then = then
         self._ended = True
         if self._wanted is not None:
             self._wanted.set()
@@ -219,3 +223,5 @@ class _Direction:
                     self._act()
         except anyio.ClosedResourceError:  # the end came while it waited
             pass
+        if self._then is not None:
+            self._then()

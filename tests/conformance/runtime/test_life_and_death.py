@@ -17,7 +17,7 @@ import runtime_actors as actors
 from runtime_helpers import DEADLINE_S, line_of, wait_gone
 
 from colos.errors import ConnectionLost, NoSuchActor, NoSuchNode, StartFailed
-from colos.runtime import Node, NodeClient, ProcessInfo, connect, read_actors
+from colos.runtime import ChildSpec, Node, NodeClient, ProcessInfo, connect, read_actors
 
 pytestmark = pytest.mark.anyio
 Script = Callable[..., subprocess.Popen[str]]
@@ -234,6 +234,34 @@ async def test_a_spare_takes_the_place_of_a_dead_or_stopped_zygote(
             os.kill(before, signal.SIGKILL)
             assert await client.quiet(DEADLINE_S)
             assert (await by_path(client))["ledger/writer"].pid != before
+
+
+async def test_who_is_given_up_before_it_is_born_stands_in_nobodys_way(anyio_backend: str) -> None:
+    """A process whose pid is not known cannot be killed: its lifeline is closed, and it counts as dead."""
+    async with Node(actors.KindsSupervisor, backend=anyio_backend) as node, anyio.create_task_group() as tasks:
+
+        async def start() -> None:
+            with pytest.raises(StartFailed):
+                await node.start_child("kinds", ChildSpec("inner", actors.SmallSupervisor))
+
+        root = int(Path(f"{node.run_dir}/root.pid").read_text())
+        with anyio.fail_after(DEADLINE_S):
+            while len(zygotes_of(root, Path(node.run_dir))) < 2:
+                await anyio.sleep(0.002)
+            zygote = min(zygotes_of(root, Path(node.run_dir)))
+            os.kill(zygote, signal.SIGSTOP)
+            tasks.start_soon(start)
+            while not any(str(one["path"]).startswith("kinds/inner/") for one in await node.tree()):
+                await anyio.sleep(0.002)
+            await node.exit_signal(await node.whereis("kinds/inner"), "kill")
+            while any(str(one["path"]).startswith("kinds/inner") for one in await node.tree()):
+                await anyio.sleep(0.002)
+        os.kill(zygote, signal.SIGCONT)
+        for _ in range(2):  # the deaths of others are seen, behind that of the late one
+            os.kill((await by_path(node))["kinds/permanent"].pid or 0, signal.SIGKILL)
+            assert await node.quiet(DEADLINE_S)
+        assert [end.reason for end in await node.exits("kinds/permanent")] == ["killed"] * 2
+        assert "survives SIGKILL" not in Path(f"{node.run_dir}/root.log").read_text()
 
 
 def test_no_zygote_and_no_spare_end_the_node(script: Script, tmp_path: Path, anyio_backend: str) -> None:

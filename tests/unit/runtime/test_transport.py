@@ -157,6 +157,27 @@ async def test_a_receiver_is_told_of_its_own_closing() -> None:
             receiver.close()
 
 
+@pytest.mark.parametrize("how", ["closed", "cut off for not reading", "the other side closed"])
+async def test_who_listens_is_told_once_of_every_end(how: str) -> None:
+    async with pair(outbox_bytes_max=1000) as (listening, other):
+        told: list[ProtocolError | None] = []
+        listening.listen(lambda frames: None, told.append)
+        if how == "closed":
+            listening.close()
+        elif how == "the other side closed":
+            other.close()
+        else:
+            with pytest.raises(BrokenConnectionError):
+                while True:
+                    listening.post(encode(CALL, 0, bytes(100_000)))
+        assert told == []  # not in the middle of what closed it
+        while not told:
+            await anyio.lowlevel.checkpoint()
+        listening.close()
+        await anyio.wait_all_tasks_blocked()
+        assert told == [None]
+
+
 async def test_what_was_said_before_death_is_heard_though_our_words_went_unread() -> None:
     async with pair() as (ours, theirs):
         ours.post(encode(CALL, 1))
