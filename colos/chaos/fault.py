@@ -157,6 +157,8 @@ class Fault(ABC):
     targeted: ClassVar[bool] = True
     #: Under which heading it stands: one of `FAMILIES`.
     family: ClassVar[str] = ""
+    #: The OS facility that makes it real, as its leases name it, where that is the same on every machine.
+    uses: ClassVar[str] = ""
     #: What a person reads in the documentation and in `colos doctor`: what really happens, in a line.
     summary: ClassVar[str] = ""
     #: What a program under it sees: the errno, the signal, the delay.
@@ -186,7 +188,7 @@ class Fault(ABC):
     def mechanism(cls, session: Session) -> str:
         """The OS facility that it would use here, as its leases name it."""
         del session
-        return ""
+        return cls.uses
 
     @classmethod
     def traps(cls, arguments: Mapping[str, Any]) -> tuple[Trap, ...]:

@@ -51,6 +51,8 @@ def one_or_more(value: str | Sequence[str]) -> tuple[str, ...]:
 class TrappedFault(Fault):
     """A kind whose steps are rules for trapped calls."""
 
+    uses = MECHANISM
+
     @classmethod
     @abstractmethod
     def calls(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -70,12 +72,6 @@ class TrappedFault(Fault):
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
         """Wherever system calls can be trapped, in both tiers, by any user."""
         return unavailable(session)
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return MECHANISM
 
     @classmethod
     def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:

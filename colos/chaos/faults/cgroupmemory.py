@@ -33,6 +33,7 @@ class _InGroup(Fault):
     """What both have in common: how many bytes may still be used."""
 
     family = "memory"
+    uses = "memory-cgroup"
     parameters: ClassVar[Mapping[str, object]] = {"free": _LEAST}
     limit: ClassVar[str]
     event: ClassVar[str]
@@ -47,12 +48,6 @@ class _InGroup(Fault):
         del session
         reason = memorycgroup.probe()
         return None if reason is None else (reason, memorycgroup.CURE)
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "memory-cgroup"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """How many bytes are left."""

@@ -64,6 +64,7 @@ class _Clock(Fault):
     """What all of the family share: libfaketime, for the whole sandbox."""
 
     family = "clock"
+    uses = "libfaketime"
     targeted = False
     sees = "time(2), gettimeofday(2), clock_gettime(CLOCK_REALTIME)"
     proof = "a program inside that read both its clocks, and who has libfaketime loaded"
@@ -86,12 +87,6 @@ class _Clock(Fault):
                 wallclocks.BARE_CURE,
             )
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return _Faked.mechanism
 
     @classmethod
     def environment(cls) -> Mapping[str, str]:
@@ -257,6 +252,7 @@ class RuntimeClock(Fault):
     """
 
     kind = "runtime-clock"
+    uses = "colos.runtime.clock"
     family = "clock"
     targeted = False
     summary = (
@@ -277,12 +273,6 @@ class RuntimeClock(Fault):
         """It needs nothing but a file."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return _Skewed.mechanism
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """A jump; perhaps a drift or a stop as well."""

@@ -37,6 +37,7 @@ class ConnectionReset(Fault):
     """
 
     kind = "connection-reset"
+    uses = "pidfd_getfd"
     family = "network"
     summary = "live connections are cut: TCP with a reset, Unix sockets by shutdown"
     sees = "both ends: ECONNRESET (TCP); end of file and EPIPE (Unix)"
@@ -52,12 +53,6 @@ class ConnectionReset(Fault):
         """A process's descriptors can be duplicated by who may trace it."""
         reason = session.probe("sockets")
         return None if reason is None else (reason, "Linux 5.6 or newer, and kernel.yama.ptrace_scope of at most 1")
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "pidfd_getfd"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Which protocol, and one connection or all."""

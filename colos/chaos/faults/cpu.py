@@ -38,6 +38,7 @@ class CpuStarvation(Fault):
     """The process runs for `share` of the time (0.1 is a tenth), in slices of 5 ms."""
 
     kind = "cpu-starvation"
+    uses = _DUTY
     family = "cpu"
     summary = "the live process gets a share of the CPU, in slices of 5 ms"
     sees = "nothing but time that passes"
@@ -53,12 +54,6 @@ class CpuStarvation(Fault):
         """Stopping needs nothing but signals."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return _DUTY
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """One of the declared shares."""
@@ -87,6 +82,7 @@ class StarvationIntervals(Fault):
     """
 
     kind = "starvation-intervals"
+    uses = _DUTY
     family = "cpu"
     summary = "each live process is stopped for keyed intervals of 1 ms to 2 s, at most a fifth of the time"
     sees = "nothing but jumps of the time; its peers see it late, and in another order"
@@ -102,12 +98,6 @@ class StarvationIntervals(Fault):
         """Stopping needs nothing but signals."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return _DUTY
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Which schedule, and how much of the time."""

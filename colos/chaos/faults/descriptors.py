@@ -32,6 +32,7 @@ class DescriptorExhaustion(Fault):
     """The process can open `free` more descriptors, and then gets EMFILE."""
 
     kind = "descriptor-exhaustion"
+    uses = "prlimit"
     family = "descriptors"
     summary = "the live process has no descriptor left: open, socket, accept and pipe give EMFILE"
     sees = "EMFILE"
@@ -43,12 +44,6 @@ class DescriptorExhaustion(Fault):
         """prlimit needs no privilege on processes of the same user."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "prlimit"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """How many are left."""

@@ -79,15 +79,10 @@ class FileVanished(_OnFiles):
     """
 
     kind = "file-vanished"
+    uses = "unlink"
     summary = "a file below {data} is unlinked; healing puts it back unless something new is there"
     sees = "ENOENT at its path; open descriptors go on with the old inode"
     proof = "stat at the path finds nothing where a file was"
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "unlink"
 
     @classmethod
     def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:
@@ -204,15 +199,10 @@ class PermissionLost(_OnFiles):
     """
 
     kind = "permission-lost"
+    uses = "chmod"
     summary = "a file or directory below {data} gets mode 0"
     sees = "EACCES from open, and from every path through a directory; open descriptors go on"
     proof = "mode 0 by stat, and no process of the system has a capability that overrides it"
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "chmod"
 
     @classmethod
     def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:

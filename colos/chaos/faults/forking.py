@@ -46,6 +46,7 @@ class ForkFails(Fault):
     """
 
     kind = "fork-fails"
+    uses = f"prlimit|{trapped.MECHANISM}"
     family = "processes"
     summary = "the live process can start no process and no thread more"
     sees = "EAGAIN from fork, clone, vfork; in Python BlockingIOError, and RuntimeError for a thread"
@@ -56,12 +57,6 @@ class ForkFails(Fault):
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
         """Wherever the limit binds the user, or system calls can be trapped."""
         return None if _is_bound() else trapped.unavailable(session)
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return f"prlimit|{trapped.MECHANISM}"
 
     @classmethod
     def traps(cls, arguments: Mapping[str, Any]) -> tuple[Trap, ...]:

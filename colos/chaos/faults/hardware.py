@@ -70,6 +70,7 @@ class _Hardware(Fault):
     """What all of the family share: where they can be, and how they are shown."""
 
     family = "hardware"
+    uses = "bind-mount"
     targeted = False
     proof = "the files, read through the sandbox's own mounts"
 
@@ -86,12 +87,6 @@ class _Hardware(Fault):
             return "files are bound over /sys and /proc, which in a bare sandbox are the host's", _CURE
         reason = probe()
         return (reason, "mount /proc and /sys (in a container: do not mask them)") if reason else None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return _Shown.mechanism
 
     @classmethod
     @abstractmethod

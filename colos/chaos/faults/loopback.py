@@ -37,6 +37,7 @@ class LoopbackDown(Fault):
     """
 
     kind = "loopback-down"
+    uses = "link-down"
     family = "network"
     targeted = False
     summary = "the sandbox's loopback is set down: no packet arrives, IPv4 or IPv6"
@@ -53,12 +54,6 @@ class LoopbackDown(Fault):
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
         """Only a loopback of its own may be set down."""
         return None if session.tier == NAMESPACES else _BARE
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "link-down"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """There is nothing to choose."""
@@ -80,6 +75,7 @@ class SlowLink(Fault):
     """
 
     kind = "slow-link"
+    uses = "tc-tbf"
     family = "network"
     targeted = False
     summary = "the sandbox's loopback carries so many bytes a second and no more"
@@ -99,12 +95,6 @@ class SlowLink(Fault):
         """A loopback of its own, and a kernel with sch_tbf."""
         return _shaping(session, "loopback", "modprobe sch_tbf, or a kernel with CONFIG_NET_SCH_TBF")
 
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "tc-tbf"
-
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """One of the declared rates, the fastest first."""
         return st.fixed_dictionaries({"bytes_per_s": st.sampled_from(self.bytes_per_s)})
@@ -122,6 +112,7 @@ class PacketDelay(Fault):
     """Every packet on the loopback arrives `ms` milliseconds late (so an answer takes twice that).  tc-netem(8)."""
 
     kind = "packet-delay"
+    uses = "tc-netem"
     family = "network"
     targeted = False
     summary = "every packet on the sandbox's loopback arrives late"
@@ -140,12 +131,6 @@ class PacketDelay(Fault):
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
         """A loopback of its own, and a kernel with sch_netem."""
         return _shaping(session, "loopback.probe_delay", "modprobe sch_netem, or a kernel with CONFIG_NET_SCH_NETEM")
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "tc-netem"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """One of the declared delays, the shortest first."""

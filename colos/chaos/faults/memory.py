@@ -35,6 +35,7 @@ class MemoryLimit(Fault):
     """
 
     kind = "memory-limit"
+    uses = "prlimit"
     family = "memory"
     summary = "the live process can map no more memory: mmap and brk give ENOMEM"
     sees = "ENOMEM from mmap, brk and mremap; NULL from malloc; in Python MemoryError"
@@ -50,12 +51,6 @@ class MemoryLimit(Fault):
         """prlimit needs no privilege on processes of the same user."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "prlimit"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """How many bytes are left."""

@@ -43,6 +43,7 @@ class _OverEtc(Fault):
     """What all of these need."""
 
     family = "names and chance"
+    uses = "bind-mount"
     targeted = False
     needed_files: ClassVar[tuple[str, ...]] = (_HOSTS, _RESOLV)
 
@@ -56,12 +57,6 @@ class _OverEtc(Fault):
             return _BARE
         missing = [path for path in cls.needed_files if not os.path.exists(path)]
         return (f"there is no {missing[0]} to bind a file over", f"touch {missing[0]}") if missing else None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "bind-mount"
 
     @classmethod
     def own_etc(cls, site: Site) -> None:

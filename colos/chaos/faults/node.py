@@ -36,6 +36,7 @@ class _Untargeted(Fault):
     """What they have in common: the system has one of each, so no step names it."""
 
     family = "process"
+    uses = MECHANISM
     targeted = False
 
     def __init__(self) -> None:
@@ -49,12 +50,6 @@ class _Untargeted(Fault):
         """Signals by pidfd are in every kernel that this package supports."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return MECHANISM
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Nothing."""

@@ -34,6 +34,7 @@ class OomKillLookalike(Fault):
     """
 
     kind = "oom-kill-lookalike"
+    uses = "pidfd_send_signal"
     family = "memory"
     summary = "SIGKILL to the largest of the processes that match, as the OOM killer would; memory is not short"
     sees = "SIGKILL"
@@ -44,12 +45,6 @@ class OomKillLookalike(Fault):
         """Signals by pidfd are in every kernel that this package supports."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "pidfd_send_signal"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Nothing varies but the target."""

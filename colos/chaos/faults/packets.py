@@ -33,6 +33,7 @@ class _Filter(Fault):
     """What all of these need."""
 
     family = "network"
+    uses = "nftables"
 
     @classmethod
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
@@ -41,12 +42,6 @@ class _Filter(Fault):
             return _BARE
         reason = session.probe("nftables")
         return None if reason is None else (reason, CURE)
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "nftables"
 
     @classmethod
     def own_network(cls, site: Site) -> None:

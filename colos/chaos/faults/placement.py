@@ -43,6 +43,7 @@ _GONE = (*threads.GONE, PermissionError)  # a process that ends belongs to root 
 
 class _Placed(Fault):
     family = "cpu"
+    uses = "sched-setaffinity"
 
     @classmethod
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
@@ -50,12 +51,6 @@ class _Placed(Fault):
         del session
         reason = threads.probe()
         return None if reason is None else (reason, "CPython on Linux")
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "sched-setaffinity"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Nothing beside the target."""
@@ -138,15 +133,10 @@ class CpuPriority(_Placed):
     """
 
     kind = "cpu-priority"
+    uses = threads.lowest_policy()[0]
     summary = "the live process gets the lowest scheduling policy that can be taken back again"
     sees = "sched_getscheduler says SCHED_IDLE or SCHED_BATCH; it waits while others run"
     proof = "the policy that the kernel reports for each thread"
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return threads.lowest_policy()[0]
 
     @classmethod
     def inject(cls, site: Site, target: str | None, arguments: Mapping[str, Any]) -> Lease:

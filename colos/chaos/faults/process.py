@@ -33,18 +33,13 @@ class _Signal(Fault):
     """What every signal to chosen processes has in common."""
 
     family = "process"
+    uses = MECHANISM
 
     @classmethod
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
         """Signals by pidfd are in every kernel that this package supports."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return MECHANISM
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Nothing beside the target."""

@@ -40,6 +40,7 @@ class DiskReadOnly(Fault):
     """
 
     kind = "disk-read-only"
+    uses = _MECHANISM
     family = "disk"
     targeted = False
     summary = "the data disk's mount becomes read-only, once no file on it is open for writing"
@@ -56,12 +57,6 @@ class DiskReadOnly(Fault):
             "a bare sandbox's data is a directory on a file system of the host's, which has no mount of its own",
             "the namespaces tier: allow unprivileged user namespaces (see `colos doctor`)",
         )
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return _MECHANISM
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Nothing varies."""

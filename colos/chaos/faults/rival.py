@@ -44,6 +44,7 @@ class CpuRival(Fault):
     """
 
     kind = "cpu-rival"
+    uses = "rival-process"
     family = "cpu"
     summary = "busy processes beside the target, on each of its cores"
     sees = "nothing but time that passes: it shares its cores"
@@ -60,12 +61,6 @@ class CpuRival(Fault):
         del session
         reason = threads.probe()
         return None if reason is None else (reason, "CPython on Linux")
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "rival-process"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """How many on each core."""

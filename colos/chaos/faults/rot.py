@@ -52,6 +52,7 @@ class BitRot(Fault):
     """
 
     kind = "bit-rot"
+    uses = "pwrite"
     family = "disk"
     targeted = False
     summary = "a file below {data} is damaged: a bit flipped, a block garbled, the tail cut, an older version"
@@ -72,12 +73,6 @@ class BitRot(Fault):
         """Whoever owns a file may write to it."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return "pwrite"
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """How, and by which glob and seed."""

@@ -41,6 +41,7 @@ class SignalStorm(Fault):
     """
 
     kind = "signal-storm"
+    uses = MECHANISM
     family = "process"
     summary = "many signals of one kind within a short time; SIGCHLD by default"
     sees = "its handler called over and over, EINTR"
@@ -65,12 +66,6 @@ class SignalStorm(Fault):
         """Signals by pidfd are in every kernel that this package supports."""
         del session
         return None
-
-    @classmethod
-    def mechanism(cls, session: Session) -> str:
-        """See Fault."""
-        del session
-        return MECHANISM
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
         """Which signal, and how many."""
