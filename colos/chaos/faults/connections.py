@@ -7,13 +7,13 @@ for those.  Works in both tiers without privilege.  Proof: the socket's state be
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hypothesis import strategies as st
 
 from colos.chaos.fault import EVERYTHING, Fault, Lease, Site, count_of
+from colos.chaos.mechanisms.chance import digest
 from colos.chaos.mechanisms.sockets import TCP, UNIX, Ending, Socket, end_connection, sockets_of
 from colos.errors import InvalidSpecification
 
@@ -103,7 +103,7 @@ def _chosen(connections: list[tuple[Target, Socket]], seed: int | None) -> list[
     """All, or the one that the seed means."""
     if seed is None or not connections:
         return connections
-    drawn = hashlib.blake2b(f"{seed}:connection".encode(), digest_size=8).digest()
+    drawn = digest(f"{seed}:connection")
     return [connections[int.from_bytes(drawn, "big") % len(connections)]]
 
 

@@ -7,7 +7,6 @@ to measure, but it is stopped all the same.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import signal
 import threading
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hypothesis import strategies as st
 
 from colos.chaos.fault import EVERYTHING, Fault, Lease, Site, count_of
+from colos.chaos.mechanisms.chance import chance
 from colos.chaos.sandbox.processes import read_process
 from colos.chaos.signalling import Stops, is_stopped, name_of
 from colos.errors import InvalidSpecification
@@ -130,16 +130,11 @@ def intervals(seed: int, process: int, share_max: float) -> Iterator[tuple[float
     """
     n = 0
     while True:
-        length, gap = _chance(seed, process, n, "length"), _chance(seed, process, n, "gap")
+        length, gap = chance(seed, process, n, "length"), chance(seed, process, n, "gap")
         longest_s = min(_LONGEST_S, _FIRST_LONGEST_S * 2.0 ** min(n, 16))
         stopped_s = _SHORTEST_S * (longest_s / _SHORTEST_S) ** length
         yield stopped_s * (1 / share_max - 1) * (1 + gap), stopped_s
         n += 1
-
-
-def _chance(*key: object) -> float:
-    """A number from 0 to 1 that only the key decides."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") / 2**64
 
 
 class _Starved(Lease):

@@ -6,7 +6,6 @@ host's, and there is none.  Unix sockets have no packets and no filter.  Proof: 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hypothesis import strategies as st
 
 from colos.chaos.fault import EVERYTHING, Fault, Lease, Site, count_of
+from colos.chaos.mechanisms.chance import digest
 from colos.chaos.mechanisms.nftables import CURE, MILLION, AddFilter, CountHits, RemoveFilter, Rule
 from colos.chaos.mechanisms.sockets import TCP, Socket, sockets_of
 from colos.chaos.sandbox.spec import NAMESPACES
@@ -197,7 +197,7 @@ def _peer(value: object) -> str:
 
 
 def _hash(seed: int, key: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
+    return digest(f"{seed}:{key}")
 
 
 def _tcp_of(site: Site, pattern: str) -> list[Socket]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from colos.chaos.mechanisms.chance import chance
 from colos.chaos.mechanisms.families import Families
 from colos.chaos.mechanisms.rawcalls import NUMBERS
 from colos.chaos.mechanisms.subjects import subjects_of
 from colos.chaos.mechanisms.syscalls import Notification, Trap
 from colos.errors import InvalidSpecification
 
-__all__ = ["Action", "Cut", "Delay", "Fail", "Rule", "Rules", "Tear", "chance", "errno_of", "traps_for"]
+__all__ = ["Action", "Cut", "Delay", "Fail", "Rule", "Rules", "Tear", "errno_of", "traps_for"]
 
 DELAY_MAX_S: Final = 60.0
 
@@ -138,12 +138,6 @@ def traps_for(calls: Iterable[str]) -> tuple[Trap, ...]:
         if name not in NUMBERS:
             raise InvalidSpecification(_unknown(name))
     return tuple(Trap(name) for name in names)
-
-
-def chance(seed: int, *key: object) -> float:
-    """A number from 0 to below 1 that depends on these alone: the one source of chance inside a fault."""
-    text = repr((seed, *key)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / (1 << 64)
 
 
 # --- the decision -------------------------------------------------------------------------

@@ -9,7 +9,6 @@ openat(2), proc(5).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from colos.chaos.mechanisms.chance import digest
 from colos.chaos.mechanisms.mounts import CloneMount
 from colos.chaos.sandbox.bare import PREFIX
 from colos.chaos.sandbox.spec import NAMESPACES
@@ -53,8 +53,7 @@ def glob_of(value: object) -> str:
 
 def key_of(seed: int, *parts: object) -> int:
     """The one source of chance of a fault: 64 bits from its seed and what they are for."""
-    text = "\0".join(map(str, (seed, *parts)))
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+    return int.from_bytes(digest("\0".join(map(str, (seed, *parts)))), "big")
 
 
 class DataDisk:

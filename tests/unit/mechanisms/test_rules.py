@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colos.chaos.mechanisms import subjects
+from colos.chaos.mechanisms.chance import chance
 from colos.chaos.mechanisms.families import Families
 from colos.chaos.mechanisms.rawcalls import NUMBERS
-from colos.chaos.mechanisms.rules import Cut, Delay, Fail, Rule, Rules, Tear, chance, errno_of, traps_for
+from colos.chaos.mechanisms.rules import Cut, Delay, Fail, Rule, Rules, Tear, errno_of, traps_for
 from colos.chaos.mechanisms.syscalls import Notification, Trap, merged
 from colos.chaos.sandbox.processes import read_process
 from colos.errors import InvalidSpecification
