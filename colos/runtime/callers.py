@@ -93,8 +93,7 @@ class Callers:
         if not self._admit(caller):
             caller.connection.pause()
             self._spawn(self._wait_for_room, caller)
-        if self.stats is not None:
-            self.stats.arrived(len(self._mailbox.items))
+        self._show_waiting()
 
     async def _wait_for_room(self, caller: Caller) -> None:
         try:

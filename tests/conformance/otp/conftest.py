@@ -43,7 +43,12 @@ def program(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*args: object, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [*prefix, sys.executable, str(HERE / "otp_programs.py"), *map(str, args)],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "COLOS_TEST_TOKEN": token},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}",
+                "COLOS_TEST_TOKEN": token,
+                "COLOS_RUN": str(tmp_path / "nodes"),  # what is killed with its heart leaves its run directory
+            },
             stdin=subprocess.PIPE,  # an open one: its end would be an order
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
