@@ -216,6 +216,8 @@ class Listener:
 
     def is_valid(self, notification: Notification) -> bool:
         """Whether the caller still waits.  Ask *after* reading its memory or descriptors, before acting on them."""
+        if self._fd < 0:
+            return False
         try:
             fcntl.ioctl(self._fd, _IOCTL_ID_VALID, struct.pack("<Q", notification.id))
         except OSError as error:
@@ -243,6 +245,8 @@ class Listener:
             self._fd = -1
 
     def _send(self, response: bytes) -> bool:
+        if self._fd < 0:  # closed when the last process was gone: nobody waits
+            return False
         try:
             fcntl.ioctl(self._fd, _IOCTL_SEND, response)
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from typing import Any
 
@@ -155,6 +156,18 @@ def test_a_call_waits_while_the_others_go_on_and_healing_lets_it_go(agent: Agent
     agent.do("os.wait()")
     assert time.monotonic() - begun < 30
     agent.do("os.unlink('d'); os.unlink('other')")
+
+
+def test_healing_finds_nobody_where_all_have_died_that_were_kept_waiting(agent: Agent) -> None:
+    lease = agent.inject("syscall-delay", "agent", call="fsync", seconds=60.0)
+    agent.do("fork('waits', lambda: os.fsync(os.open('d', os.O_WRONLY | os.O_CREAT)))")
+    eventually(lambda: lease.fired() == "fsync ×1", "the call waits")
+    for process in (agent.process("waits"), agent.process()):
+        os.kill(process.pid, signal.SIGKILL)
+    eventually(lambda: not agent.sandbox.processes(), "all are gone, and their filter with them")
+    for _ in range(2):  # a turn of the keeper's, which sees that
+        assert agent.sandbox.trap("troubles") == {}
+    heal(lease)
 
 
 def test_a_slow_disk_is_as_slow_as_it_was_asked_to_be(agent: Agent) -> None:
