@@ -210,7 +210,8 @@ def test_a_handler_is_called_over_and_over(agent: Agent) -> None:
     lease = agent.inject("signal-storm", "agent", count=50, over_s=0.05)
     assert lease.lasting
     eventually(lambda: agent.ask("len(hits)") >= 10, "they have come")
-    assert (lease.fired() or "").startswith("SIGCHLD: ")
+    # While the storm goes on, one of its signals may be pending at the moment of the look, which proves nothing.
+    assert eventually(lease.fired, "it has shown").startswith("SIGCHLD: ")
     heal(lease)
     assert 10 <= agent.ask("len(hits)") <= 50
 
