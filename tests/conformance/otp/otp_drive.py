@@ -20,7 +20,18 @@ from otp_cast import DEADLINE_S, scene
 
 from colos.runtime import NodeClient
 
-__all__ = ["DEADLINE_S", "FEW", "REASONS", "Otp", "descendants", "end_all", "erlang", "line_of", "wait_until"]
+__all__ = [
+    "DEADLINE_S",
+    "FEW",
+    "REASONS",
+    "Otp",
+    "descendants",
+    "end_all",
+    "erlang",
+    "line_of",
+    "picture",
+    "wait_until",
+]
 
 FEW = settings(max_examples=6, deadline=None)
 """Each example is real processes."""
@@ -100,6 +111,27 @@ def descendants(token: str) -> dict[int, str]:
             except OSError:  # it ended meanwhile, or is a zombie, or is somebody else's
                 continue
     return found
+
+
+def picture(pid: int) -> str:
+    """What a process that should be gone is doing: the lines one would ask for, had one been there."""
+    told = []
+    for name, wanted in (
+        ("status", ("Name", "State", "PPid", "SigPnd", "ShdPnd", "SigBlk")),
+        ("wchan", None),
+        ("syscall", None),
+        ("schedstat", None),
+        ("stack", None),
+        ("cmdline", None),
+    ):
+        try:
+            text = Path(f"/proc/{pid}/{name}").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError as error:  # it ended meanwhile, or this is root's to see
+            told.append(f"{name}: {error.strerror}")
+            continue
+        lines = [line for line in text.splitlines() if wanted is None or line.startswith(wanted)]
+        told.append(f"{name}: {'; '.join(' '.join(line.split()) for line in lines)}")
+    return "\n".join(told)
 
 
 def end_all(token: str) -> None:

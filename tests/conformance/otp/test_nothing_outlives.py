@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from otp_drive import DEADLINE_S, descendants, end_all, line_of, wait_until
+from otp_drive import DEADLINE_S, descendants, end_all, line_of, picture, wait_until
 
 Program = Callable[..., subprocess.Popen[str]]
 
@@ -26,13 +26,13 @@ def token(process: subprocess.Popen[str]) -> str:
 
 
 def left(process: subprocess.Popen[str], but: set[int] = frozenset()) -> dict[int, str]:  # type: ignore[assignment]
-    """Which descendants are left of a program at the deadline."""
+    """Which descendants are left of a program at the deadline, and what they do."""
 
     def none() -> bool:
         return not set(descendants(token(process))) - but
 
     wait_until(none)
-    return {pid: line for pid, line in descendants(token(process)).items() if pid not in but}
+    return {pid: picture(pid) for pid in descendants(token(process)) if pid not in but}
 
 
 def heart_of(process: subprocess.Popen[str]) -> int:
