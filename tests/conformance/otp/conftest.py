@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +40,8 @@ def otp(anyio_backend: str) -> Iterator[Otp]:
 def program(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `otp_programs.py NAME ARGS`; whatever is left of it and its descendants is killed afterwards."""
     token = f"{os.getpid()}-{tmp_path.name}"
+    # In memory, where a node's run directory is by default: who ends must not wait for a slow disk.
+    nodes = Path(tempfile.mkdtemp(prefix="colos-test-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path))
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: object, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -47,7 +51,7 @@ def program(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 **os.environ,
                 "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}",
                 "COLOS_TEST_TOKEN": token,
-                "COLOS_RUN": str(tmp_path / "nodes"),  # what is killed with its heart leaves its run directory
+                "COLOS_RUN": str(nodes),
             },
             stdin=subprocess.PIPE,  # an open one: its end would be an order
             stdout=subprocess.PIPE,
@@ -63,3 +67,4 @@ def program(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate(timeout=DEADLINE_S)
+    shutil.rmtree(nodes)
