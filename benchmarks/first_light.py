@@ -67,7 +67,8 @@ def sandbox_with_node(session: Session) -> tuple[float, float]:
 
 def examples_a_second(session: Session) -> float:
     """Exploring the repaired demo: 3 actors, 12 steps an example, all four families."""
-    from colos.chaos.driver import Driver, Options
+    from colos.chaos.driver import Driver
+    from colos.chaos.outcomes import Options
     from colos.demo.machine import RepairedLedger
 
     with (

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from colos.chaos.driver import Driver, Exploration, Options, Replay
+from colos.chaos.driver import Driver
 from colos.chaos.fault import Fault, matches
 from colos.chaos.faults import fault_kinds
 from colos.chaos.machine import ChaosMachine, author_rules, required_arguments
+from colos.chaos.outcomes import Exploration, Options, Replay
 from colos.chaos.properties import Outcome
 from colos.chaos.report import describe_failure, describe_replay, summary_lines
 from colos.chaos.sandbox.session import Session

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from colos.chaos.scenario import Heal, Inject, Scenario, Step
 
 if TYPE_CHECKING:
-    from colos.chaos.driver import Exploration, Failure, Replay
+    from colos.chaos.outcomes import Exploration, Failure, Replay
 
 __all__ = ["describe_failure", "describe_replay", "explain", "numbered", "summary_lines", "tally"]
 

@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from colos.chaos.driver import Driver, Exploration, Failure, Options
+from colos.chaos.driver import Driver
 from colos.chaos.machine import ChaosMachine
+from colos.chaos.outcomes import Exploration, Failure, Options
 from colos.chaos.report import numbered, tally
 from colos.chaos.sandbox.session import Session
 from colos.chaos.scenario import load

@@ -10,9 +10,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colos.chaos.driver import _resolved, is_instance_of_known
+from colos.chaos.fingerprint import is_instance_of_known
 from colos.chaos.machine import recorded
 from colos.chaos.properties import Violation
+from colos.chaos.rerun import resolved
 from colos.chaos.scenario import Heal, Inject, Op, Ref, Repro, Scenario, Step, dumps, load, loads, save, step_refs
 
 KINDS = st.sampled_from(["kill", "disk-full", "cpu-starvation"])
@@ -129,9 +130,9 @@ def test_a_recorded_argument_comes_back_as_it_was_with_the_values_of_the_new_run
     assert loaded == step
     assert sorted(set(names_in(value))) == sorted(step_refs(step))
     for again in (loaded.args["value"], *loaded.draws):
-        assert _resolved(again, dict(MADE)) == value
+        assert resolved(again, dict(MADE)) == value
         other = {name: Made() for name in MADE}
-        assert [made for name in names_in(value) for made in [other[name]]] == walk(_resolved(again, other))
+        assert [made for name in names_in(value) for made in [other[name]]] == walk(resolved(again, other))
 
 
 def walk(value: object) -> list[Made]:
@@ -146,7 +147,7 @@ def test_without_bundles_an_argument_is_recorded_by_value_and_given_out_as_a_cop
     kept = recorded(value, {})
     assert kept == value
     before = copy.deepcopy(kept)
-    given_out = _resolved(kept, {})
+    given_out = resolved(kept, {})
     assert given_out == before
     if isinstance(given_out, list | dict):
         given_out.clear()

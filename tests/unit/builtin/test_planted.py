@@ -16,8 +16,9 @@ from sandbox_bench import PYTHON, eventually, spec
 
 from colos.chaos import ActorSystem, ChaosMachine, CommandSystem, CpuStarvation, Restarts, unix_socket
 from colos.chaos.builtin import Builtin
-from colos.chaos.driver import Driver, Exploration, Options
+from colos.chaos.driver import Driver
 from colos.chaos.executor import Deadlines
+from colos.chaos.outcomes import Exploration, Options
 from colos.chaos.sandbox.session import Session
 from colos.chaos.sandbox.spec import BARE
 

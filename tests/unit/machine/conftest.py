@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from colos.chaos.driver import Driver, Exploration, Options, Replay
+from colos.chaos.driver import Driver
 from colos.chaos.executor import Deadlines
 from colos.chaos.machine import ChaosMachine
+from colos.chaos.outcomes import Exploration, Options, Replay
 from colos.chaos.sandbox.spec import Place
 from colos.chaos.scenario import Repro, Scenario, Step
 

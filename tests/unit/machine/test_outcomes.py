@@ -116,7 +116,7 @@ def test_anything_else_is_a_violation_named_after_the_rule(lab, client, op, erro
 def test_what_ends_the_program_goes_through(lab, client, op, stop):
     """And the loop beside it still heals and ends."""
     with lab.driver(client(stop("now"))) as driver, pytest.raises(stop):
-        driver._violates([Op(op)])
+        driver._rerun([Op(op)])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

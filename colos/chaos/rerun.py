@@ -1,0 +1,99 @@
+"""Running recorded steps again: each time a fresh machine, a fresh sandbox, the same interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hypothesis.errors import UnsatisfiedAssumption
+from hypothesis.stateful import MultipleResults
+
+from colos.chaos.bridge import in_test_case
+from colos.chaos.draws import Draws, RecordedData, snapshot
+from colos.chaos.executor import Executor
+from colos.chaos.machine import ChaosMachine, required_arguments
+from colos.chaos.properties import Verdict
+from colos.chaos.scenario import Heal, Inject, Op, Ref, Step
+
+__all__ = ["Rerun", "resolved"]
+
+Rules = Mapping[str, tuple[Callable[..., Any], Any]]
+"""Every rule of the author's by name, as `machine.author_rules` gives them."""
+
+
+class Rerun:
+    """Applies recorded steps; `make` gives a machine, for so many steps, with its executor."""
+
+    def __init__(self, rules: Rules, make: Callable[[int], ChaosMachine]) -> None:
+        self._rules = rules
+        self._make = make
+
+    def __call__(self, steps: Sequence[Step]) -> tuple[Verdict, Executor]:
+        """Apply them in a fresh sandbox, and judge."""
+
+        def run(data: Any) -> tuple[Verdict, Executor]:
+            machine = self._make(len(steps))
+            executor = machine._executor
+            assert executor is not None
+            values: dict[str, object] = {}
+            try:
+                for step in steps:
+                    self._apply(executor, step, values, data)
+                    if executor.violation is not None:
+                        break
+                return executor.finish(), executor
+            finally:
+                executor.close()
+
+        verdict, executor = in_test_case(run)
+        return verdict, executor
+
+    def _apply(self, executor: Executor, step: Step, values: dict[str, object], data: Any) -> None:
+        match step:
+            case Inject():
+                executor.inject(step)
+            case Heal():
+                executor.heal(step)
+            case Op():
+                self._apply_op(executor, step, values, data)
+
+    def _apply_op(self, executor: Executor, step: Op, values: dict[str, object], data: Any) -> None:
+        machine = executor.machine
+        function, declared = self._rules[step.name]
+        try:
+            kwargs = {name: resolved(value, values) for name, value in step.args.items()}
+            draws = Draws([resolved(value, values) for value in step.draws])
+        except KeyError as missing:
+            executor.skip(step, f"{missing.args[0]} was not produced in this run")
+            return
+        if not all(condition(machine) for condition in declared.preconditions):
+            executor.skip(step, "its precondition does not hold in this run")
+            return
+        for name in declared.arguments.keys() - set(required_arguments(declared)):
+            kwargs[name] = RecordedData(data, draws)
+        machine._initialize_rules_to_run = [
+            rule for rule in machine._initialize_rules_to_run if rule.function is not declared.function
+        ]
+        try:
+            done, value = executor.op(step, function, kwargs)
+        except UnsatisfiedAssumption:
+            executor.skip(step, "what it assumes does not hold in this run")
+            return
+        if done and step.results:
+            given = value.values if isinstance(value, MultipleResults) else (value,)
+            for position, name in enumerate(step.results):
+                if given:
+                    values[name] = given[position % len(given)]
+
+
+def resolved(value: object, values: dict[str, object]) -> Any:
+    """A recorded value with this run's bundle values; a copy, which the author's rule may change."""
+    if isinstance(value, Ref):
+        return values[value.name]
+    if type(value) is list:
+        return [resolved(item, values) for item in value]
+    if type(value) is tuple:
+        return tuple(resolved(item, values) for item in value)
+    if type(value) is dict:
+        return {key: resolved(item, values) for key, item in value.items()}
+    return snapshot(value)
