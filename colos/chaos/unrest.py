@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from colos.chaos.looking import listed, named
 from colos.chaos.properties import Violation
@@ -23,6 +24,8 @@ _BUSY = 0.8
 _WINDOWS_S = (0.002, 0.01, 0.05, 0.2)
 _MEASURED_S = 0.05
 _LOOK_S = 20.0
+#: The longest wait for a core that may be missing in the count because it is not over yet.
+_UNCOUNTED_S = 0.2
 
 #: How often one process must have died since all faults were healed: once or twice may be an after-effect.
 STORM_DEATHS = 3
@@ -59,6 +62,26 @@ def _waited_s(pid: int) -> float:
     except (OSError, IndexError, ValueError):
         return 0.0  # it has ended, or the kernel does not count
     return waited / 1e9
+
+
+_Measure: TypeAlias = tuple[float, float, float, bool, float, float]
+
+
+def _wanted_s(first: _Measure, last: _Measure) -> float:
+    """How long it ran or was ready to, between two measures."""
+    return (last[1] - first[1]) + (last[2] - first[2])
+
+
+def _is_ready(pid: int) -> bool:
+    """Whether any of its threads runs or could: a process's own state is that of its first thread only."""
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/stat", "rb") as file:
+                if file.read().rpartition(b")")[2].split()[0] == b"R":
+                    return True
+    except (OSError, IndexError):
+        return False  # it has ended
+    return False
 
 
 class BusyLoop:
@@ -99,7 +122,7 @@ class BusyLoop:
         for key, now in self._usages(self._sandbox.processes()).items():
             before = self._before.get(key)
             used = before is not None and now.cpu_s - before.cpu_s >= _SUSPICION * (now.at - before.at)
-            if used or now.process.state == "R":
+            if used or _is_ready(now.process.pid):
                 found.append(now)
         return found
 
@@ -114,15 +137,15 @@ class BusyLoop:
             before, last = last, self._measure(process)
             if last is None:
                 return None
-            wanted_s = (last[1] - before[1]) + (last[2] - before[2])
-            # One that waited all of a short window has nothing counted yet: its state tells.
-            ready = window_s < _MEASURED_S and last[3]
-            if wanted_s < _BUSY * (last[0] - before[0]) and not ready:
+            # A wait for a core is counted when it is over: who waits at this moment may be as busy as ever.
+            if _wanted_s(before, last) < _BUSY * (last[0] - before[0]) and not last[3]:
                 return None
             if window_s == _MEASURED_S:  # not to be cheap any more: now nobody may ask it anything
                 leave_alone()
                 first = last = self._measure(process)
             elif last[1] - first[1] >= BURNT_S:
+                if _wanted_s(first, last) < _BUSY * (last[0] - first[0]) - _UNCOUNTED_S:
+                    return None  # it paused between the looks, each of which met it at work
                 user_s, system_s = last[4] - first[4], last[5] - first[5]
                 return Violation(
                     "builtin:no_busy_loop",
@@ -132,7 +155,7 @@ class BusyLoop:
                 )
         return None
 
-    def _measure(self, process: Process) -> tuple[float, float, float, bool, float, float] | None:
+    def _measure(self, process: Process) -> _Measure | None:
         """Now, CPU time, time waited for a core, whether it is ready to run, user and system time."""
         cpu_s, waited_s = _cpu_s(process.pid), _waited_s(process.pid)
         try:
@@ -147,7 +170,7 @@ class BusyLoop:
             time.monotonic(),
             cpu_s,
             waited_s,
-            fields[0] == b"R",
+            _is_ready(process.pid),
             int(fields[11]) / ticks,
             int(fields[12]) / ticks,
         )

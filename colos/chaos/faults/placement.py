@@ -129,11 +129,11 @@ class CpuPriority(_Placed):
     """The process is run after everybody else: SCHED_IDLE, lower than nice 19 (sched(7)).
 
     Where this user could not take that back (neither CAP_SYS_NICE nor RLIMIT_NICE, see
-    setrlimit(2)), SCHED_BATCH: it preempts nobody when it wakes up.  The lease's mechanism says which.
+    setrlimit(2)), SCHED_BATCH: it preempts nobody when it wakes up.  The proof says which.
     """
 
     kind = "cpu-priority"
-    uses = threads.lowest_policy()[0]
+    uses = "sched-setscheduler"
     summary = "the live process gets the lowest scheduling policy that can be taken back again"
     sees = "sched_getscheduler says SCHED_IDLE or SCHED_BATCH; it waits while others run"
     proof = "the policy that the kernel reports for each thread"
@@ -353,8 +353,10 @@ class _Cpus(_Setting[frozenset[int]]):
 
 
 class _Policy(_Setting[int]):
+    mechanism = "sched-setscheduler"
+
     def __init__(self) -> None:
-        self.mechanism, self.lowest = threads.lowest_policy()
+        self.lowest = threads.lowest_policy()
 
     def read(self, thread: int) -> int | None:
         return threads.policy_of(thread)

@@ -54,14 +54,14 @@ def set_policy(thread: int, policy: int) -> None:
     os.sched_setscheduler(thread, policy, os.sched_param(0))
 
 
-def lowest_policy() -> tuple[str, int]:
-    """The lowest policy that this user can also leave again, and its name.
+def lowest_policy() -> int:
+    """The lowest policy that this user can also leave again.
 
     SCHED_IDLE can be left with CAP_SYS_NICE, or where RLIMIT_NICE allows the thread's nice value
     (since Linux 2.6.39); raising the nice value itself needs the same to be taken back.  Everybody
     can leave SCHED_BATCH, under which a thread that wakes up preempts nobody.
     """
-    return ("sched-idle", os.SCHED_IDLE) if _tried(_can_leave_idle) else ("sched-batch", os.SCHED_BATCH)
+    return os.SCHED_IDLE if _tried(_can_leave_idle) else os.SCHED_BATCH
 
 
 def _can_leave_idle() -> bool:

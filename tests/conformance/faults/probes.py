@@ -257,9 +257,7 @@ PROBES: dict[str, Probe | ShownBy] = {
     "cpu-fewer": Probe("result = len(os.sched_getaffinity(0))", before=CORES, during=CORES - 1),
     "cpu-offline": Probe("result = os.cpu_count()", before=os.cpu_count(), during=1),
     "cpu-pin": Probe("result = len(os.sched_getaffinity(0))", before=CORES, during=1),
-    "cpu-priority": Probe(
-        "result = os.sched_getscheduler(0)", before=os.SCHED_OTHER, during=threads.lowest_policy()[1]
-    ),
+    "cpu-priority": Probe("result = os.sched_getscheduler(0)", before=os.SCHED_OTHER, during=threads.lowest_policy()),
     "cpu-rival": Probe(RIVALS, before=0, during=2 * min(16, CORES), arguments={"rivals": 2}),
     "cpu-starvation": Probe(CONTINUES, before=False, during=True, prepare=CONTINUED),
     "crash": ends_by(11),

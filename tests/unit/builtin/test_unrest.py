@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from sandbox_bench import Agent, agent_in, eventually
 
@@ -33,12 +37,31 @@ def test_a_process_that_spins_is_a_busy_loop(agent: Agent) -> None:
 
 def test_one_of_its_threads_is_enough(agent: Agent) -> None:
     agent.do(
-        "def threads():\n  import threading; threading.Thread(target=spin, daemon=True).start(); idle()\n"
+        "def threads():\n  import threading; threading.Thread(target=spin, daemon=True).start(); put('spins'); idle()\n"
         "fork('threads', threads)"
     )
-    # The first look knows only what it used: on a crowded machine that may be nothing yet.
-    detail = eventually(lambda: looked(agent), "it is seen to spin")
+    eventually(lambda: agent.ask("os.path.exists('spins')"), "it spins")
+    detail = looked(agent)
+    assert detail is not None
     assert detail.startswith("threads (pid ")
+
+
+def test_a_thread_that_waits_for_a_core_is_as_busy_as_ever(agent: Agent) -> None:
+    """On a crowded machine it may have used nothing yet; and its process's state is that of its first thread."""
+    core = min(os.sched_getaffinity(0))
+    rival = f"import os, time; os.sched_setaffinity(0, {{{core}}})\nwhile time.process_time() < 10: pass"
+    rivals = [subprocess.Popen([sys.executable, "-c", rival]) for _ in range(4)]
+    try:
+        agent.do(
+            f"def threads():\n  import threading; os.sched_setaffinity(0, {{{core}}})\n"
+            "  threading.Thread(target=spin, daemon=True).start(); put('spins'); idle()\nfork('threads', threads)"
+        )
+        eventually(lambda: agent.ask("os.path.exists('spins')"), "it spins")
+        assert looked(agent) is not None
+    finally:
+        for one in rivals:
+            one.kill()
+            one.wait()
 
 
 def test_a_system_that_waits_is_none(agent: Agent) -> None:
