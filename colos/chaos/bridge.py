@@ -49,6 +49,7 @@ class Outlet:
     """An event loop in a thread, for one item; `example` opens a task group for one run."""
 
     def __init__(self, backend: str) -> None:
+        self.backend = backend
         self._stack = ExitStack()
         self.portal: BlockingPortal = self._stack.enter_context(start_blocking_portal(backend))
         # The portal takes two round trips between the threads for a call; a bell and a queue take one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -21,25 +22,32 @@ ROOT_ID: Final = 0
 _bound: Switchboard | None = None
 
 
-def bind(board: Switchboard | None) -> Switchboard | None:
-    """From now on, references that are unpickled here speak through `board`; returns the one before."""
+class _Here(threading.local):
+    board: Switchboard | None = None
+
+
+_here: Final = _Here()
+
+
+def bind(board: Switchboard | None) -> None:
+    """From now on, references that are unpickled in this process speak through `board`."""
     global _bound
-    before, _bound = _bound, board
-    return before
+    _bound = board
 
 
 @contextmanager
 def binding(board: Switchboard) -> Iterator[None]:
-    """The same for a block without an await in it."""
-    before = bind(board)
+    """The same for a block without an await in it, and for this thread only: another may have a loop of its own."""
+    before, _here.board = _here.board, board
     try:
         yield
     finally:
-        bind(before)
+        _here.board = before
 
 
 def _revive(path: str, id_: int, node: str) -> ActorRef:
-    return ActorRef(path, id_, node, None if _bound is None else _bound.other(node))
+    board = _here.board or _bound
+    return ActorRef(path, id_, node, None if board is None else board.other(node))
 
 
 class ActorRef:

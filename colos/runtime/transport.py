@@ -13,6 +13,7 @@ import itertools
 import os
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -47,8 +48,17 @@ _SO_PEERCRED: Final = getattr(socket, "SO_PEERCRED", 17)
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-_space: Final = memoryview(bytearray(_READ_BYTES))
-"""What every connection reads into: to allocate so much for each read would cost more than the read."""
+class _Space(threading.local):
+    """What a thread's connections read into: to allocate so much for each read would cost more than the read.
+
+    A thread's own, because a read lets go of the interpreter: another loop's would overwrite what has just come.
+    """
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_READ_BYTES))
+
+
+_space: Final = _Space()
 
 
 class BrokenConnectionError(Exception):
@@ -113,7 +123,7 @@ def _same_user(connection: socket.socket) -> bool:
 
 
 class Connection:
-    """A framed stream over a connected non-blocking socket.
+    """A framed stream over a connected non-blocking socket; of the thread that makes it.
 
     Either somebody listens, or one task receives; any task posts.  `posted` counts the frames handed over.
     """
@@ -127,6 +137,7 @@ class Connection:
         self._readiness = readiness(connected, spawn)
         self._on_frames: Callable[[list[Frame]], None]
         self._on_end: Callable[[ProtocolError | None], None] | None = None
+        self._space = _space.view
         self._parser = Parser()
         self._outbox: deque[bytes | memoryview] = deque()
         self._outbox_bytes = 0
@@ -317,7 +328,7 @@ class Connection:
                 if count:
                     return self._parser.filled(count)
                 raise EOFError
-            count = self._socket.recv_into(_space)
+            count = self._socket.recv_into(self._space)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -325,7 +336,7 @@ class Connection:
             raise EOFError from error
         if not count:
             raise EOFError
-        return self._parser.feed(bytes(_space[:count]))
+        return self._parser.feed(bytes(self._space[:count]))
 
     def peek(self) -> bytes:
         """What comes next, left where it is; empty if nothing is here yet, or it has ended."""

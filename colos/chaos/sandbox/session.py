@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
@@ -60,7 +61,7 @@ class Session:
         self._channel: socket.socket | None = None
         self._said = -1
         self._imported: set[str] = set()
-        self._ahead: _Ahead | None = None
+        self._ahead: dict[int, _Ahead] = {}  # by thread
 
     # --- the template -------------------------------------------------------------------
 
@@ -91,7 +92,7 @@ class Session:
         """Have the template import these modules under the names that they have here, then run `rehearsal`."""
         wanted = [(m.__name__, m.__file__) for m in modules if m.__file__ and m.__name__ not in self._imported]
         if wanted:
-            self.forgo()  # it was forked before these modules were there
+            self._forgo_all()  # it was forked before these modules were there
             self._template()
             self._import([(name, os.path.abspath(file)) for name, file in wanted], rehearsal)
             self._imported.update(name for name, _ in wanted)
@@ -174,9 +175,9 @@ class Session:
 
         One that was prefetched for the same program may have begun to start it: `Sandbox.start` knows.
         """
-        ahead = self._ahead
+        ahead = self._ahead.get(threading.get_ident())
         if ahead is not None and (ahead.spec, ahead.program) == (spec, program):
-            self._ahead = None
+            del self._ahead[threading.get_ident()]
             made = self._collect(self.tier, ahead.channel, trap=ahead.trap)
             if isinstance(made, Sandbox):
                 made.started = ahead.program if ahead.started else None
@@ -188,24 +189,28 @@ class Session:
         return made
 
     def prefetch(self, spec: SandboxSpec, program: Program) -> None:
-        """Have the next sandbox made while the last one is being healed and stopped; nobody waits for it here.
+        """Have this thread's next sandbox made while its last one is healed and stopped; nobody waits for it here.
 
         In `namespaces` its program starts too.  In `bare` two programs would meet on the host's network.
         """
-        if self._ahead is None:
+        if threading.get_ident() not in self._ahead:
             trap, started = self._traps(spec), self.tier == NAMESPACES
             channel = self._request(("sandbox", self.tier, spec, trap))
             if started:
                 wire.send(channel, ("start", program))  # waits in the channel until there is a keeper
-            self._ahead = _Ahead(spec, program, trap, started, channel)
+            self._ahead[threading.get_ident()] = _Ahead(spec, program, trap, started, channel)
 
-    def forgo(self) -> None:
-        """End the sandbox that was asked for ahead, if there is one."""
-        ahead, self._ahead = self._ahead, None
+    def forgo(self, thread: int | None = None) -> None:
+        """End the sandbox that this thread (or another) has asked for ahead, if it has."""
+        ahead = self._ahead.pop(threading.get_ident() if thread is None else thread, None)
         if ahead is not None:
             made = self._collect(self.tier, ahead.channel, trap=ahead.trap)
             if isinstance(made, Sandbox):
                 made.destroy()
+
+    def _forgo_all(self) -> None:
+        for thread in list(self._ahead):
+            self.forgo(thread)
 
     def _traps(self, spec: SandboxSpec) -> bool:
         return (self.tier == BARE or bool(spec.traps)) and self.probe_syscalls() is None
@@ -244,7 +249,7 @@ class Session:
         """End the template; sandboxes that still stand end with it.  May be called twice."""
         if self._channel is None or self._process is None:
             return
-        self.forgo()
+        self._forgo_all()
         self._channel.close()
         self._channel = None
         try:
