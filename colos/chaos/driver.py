@@ -6,7 +6,7 @@ One `Driver` serves one item.  It makes each run's machine and executor; the sea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from colos.chaos.ctrlc import CtrlC
@@ -14,11 +14,12 @@ from colos.chaos.examine import Examiner
 from colos.chaos.executor import Executor
 from colos.chaos.explore import explore
 from colos.chaos.machine import ChaosMachine, author_rules
-from colos.chaos.outcomes import Exploration, Options, Replay
+from colos.chaos.outcomes import Exploration, Failure, Options, Replay
+from colos.chaos.properties import Verdict
 from colos.chaos.replay import replay
 from colos.chaos.rerun import Rerun
 from colos.chaos.sandbox.session import Session
-from colos.chaos.scenario import Scenario
+from colos.chaos.scenario import Scenario, Step
 from colos.chaos.setting import prepare, unavailable_faults
 
 __all__ = ["Driver"]
@@ -77,9 +78,17 @@ class Driver:
         exploration, violating = explore(self.setting, self._new_machine, self.cls, known, self.options, self.progress)
         exploration.unavailable, exploration.never_drawn = self.unavailable, self.cls.never_drawn()
         if violating is not None:
-            examiner = Examiner(self.setting, self._rerun, self.test, self.options, self.progress)
-            exploration.failure = examiner.examine(violating, directory)
+            exploration.failure = self.examine(violating, directory)
         return exploration
+
+    def run(self, steps: Sequence[Step]) -> tuple[Verdict, Executor]:
+        """Apply recorded steps once, in a fresh sandbox, and judge."""
+        return self._rerun(steps)
+
+    def examine(self, violating: Executor, directory: Path | None) -> Failure:
+        """Confirm, minimise and, into `directory`, save what a run has violated."""
+        examiner = Examiner(self.setting, self._rerun, self.test, self.options, self.progress)
+        return examiner.examine(violating, directory)
 
     def replay(self, scenario: Scenario, *, until_failed: bool) -> Replay:
         """Run a scenario's steps, each time in a fresh sandbox, until it is known whether its failure is there."""
