@@ -22,9 +22,9 @@ MIGRATIONS: Mapping[int, Migration] = {}
 def migrated(document: Mapping[str, object], form: int, migrations: Mapping[int, Migration]) -> dict[str, object]:
     """A file of an older format as one of the present `FORMAT`, step by step.
 
-    Raises `LookupError` where no way leads on, and `ValueError` as migrations do.
+    There has to be a migration for each format on the way.  Raises `ValueError` as migrations do.
     """
-    entries = dict(document)
+    entries = {**document, "format": form}
     for step in range(form, FORMAT):
         entries = {**migrations[step](entries), "format": step + 1}
     return entries

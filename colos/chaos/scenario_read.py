@@ -65,15 +65,13 @@ def _at_present_format(source: Source, document: Table, migrations: Mapping[int,
     form = document.take("format", int, cure=f"the first line is: format = {FORMAT}")
     if form == FORMAT:
         return document
+    supported = f"this version of ColOS supports: {f'{min(migrations)} to ' if migrations else ''}{FORMAT}"
     if form > FORMAT:
-        cure = f"this version of ColOS supports: {FORMAT}; a newer one may read it"
-        raise document.error(f"format {form} is not supported", cure, key="format")
+        raise document.error(f"format {form} is not supported", f"{supported}; a newer one may read it", key="format")
+    if any(older not in migrations for older in range(form, FORMAT)):
+        raise document.error(f"format {form} is not supported", supported, key="format")
     try:
         entries = migrated(document.entries, form, migrations)
-    except LookupError:
-        form_range = f"{min(migrations)} to {FORMAT}" if migrations else f"{FORMAT}"
-        cure = f"this version of ColOS supports: {form_range}"
-        raise document.error(f"format {form} is not supported", cure, key="format") from None
     except ValueError as error:
         raise document.error(f"format {form} cannot be brought to {FORMAT}: {error}", key="format") from error
     del entries["format"]
