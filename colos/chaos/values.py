@@ -171,7 +171,7 @@ class _Writer:
             if isinstance(value, _BUILTINS):
                 return self.opaque(value, "its class holds more than its fields")
             fields = {field.name: getattr(value, field.name) for field in _fields(cls) if field.init}
-        except (DecodeError, NotImported, AttributeError) as error:
+        except Exception as error:  # not only ours: a field may be a property of the author's, which may raise anything
             return self.opaque(value, str(error))
         text = table({"$dataclass": quote(name)} | {key: self.write(item) for key, item in fields.items()})
         problem = _differs(value, text) if self._strict else ""

@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-from concurrent.futures import ProcessPoolExecutor
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from colos.chaos import scenario_file as module
+from colos.chaos.mechanisms.folderlock import locked
 from colos.chaos.scenario import (
     Heal,
     Inject,
@@ -64,6 +69,15 @@ steps = [
 def test_the_file_reads_as_the_design_says():
     assert dumps(LEDGER) == LEDGER_TEXT
     assert loads(LEDGER_TEXT) == LEDGER
+
+
+def test_what_it_was_found_with_stands_in_a_line_each():
+    found = replace(LEDGER, tier="bare", versions={"colos": "0.1.0", "python": "3.11.7"})
+    assert dumps(found) == LEDGER_TEXT.replace(
+        "mechanisms",
+        'tier     = "bare"\nmechanisms',
+    ).replace("steps", 'versions = { colos = "0.1.0", python = "3.11.7" }\nsteps')
+    assert loads(dumps(found)) == found
 
 
 def test_defaults_are_left_out():
@@ -125,6 +139,8 @@ def scenarios(draw):
         draw(names),
         tuple(steps),
         draw(st.sampled_from([None, Repro(failed, failed + passed)])),
+        draw(st.none() | names),
+        draw(st.dictionaries(names, names, max_size=2)),
         draw(st.none() | names),
         draw(st.dictionaries(names, names, max_size=2)),
     )
@@ -389,15 +405,63 @@ def test_any_property_makes_a_plain_file_name(tmp_path, violates):
     assert load(path).violates == violates
 
 
+SAVING = """
+import sys
+from colos.chaos.scenario import load, save
+scenarios = [load(path) for path in sys.argv[2:]]
+print("ready", flush=True)
+sys.stdin.readline()
+for scenario in scenarios:
+    print(save(scenario, sys.argv[1]))
+"""
+
+
 def test_many_workers_that_save_the_same_keep_one_file_with_the_best(tmp_path):
-    """Each finds another scenario of one failure, in a process of its own; whoever comes last, the best stays."""
-    found = [replace(LEDGER, steps=(*[OP] * ops, FULL, KILL), repro=Repro(9, 10)) for ops in (5, 3, 1, 4, 2, 6)]
-    with ProcessPoolExecutor(6, mp_context=get_context("forkserver")) as pool:
-        paths = set(pool.map(save, found * 4, [tmp_path] * len(found) * 4))
-    assert len(paths) == 1
-    assert os.listdir(tmp_path) == [paths.pop().name]
-    (path,) = tmp_path.iterdir()
+    """Each finds other scenarios of one failure; whoever comes last, the best stays."""
+    paths = []
+    for ops in (9, 7, 1, 8, 4, 5, 2, 6, 3):
+        found = replace(LEDGER, steps=(*[OP] * ops, FULL, KILL), repro=Repro(9, 10))
+        paths.append(save(found, tmp_path / str(ops)))
+    kept = tmp_path / "kept"
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SAVING, kept, *paths[first:], *paths[:first]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for first in (0, 3, 6)
+    ]
+    try:
+        assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 3
+        for worker in workers:
+            worker.stdin.close()
+        (path,) = {line.rstrip() for worker in workers for line in worker.stdout}
+        assert [worker.wait(30) for worker in workers] == [0, 0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait(30)
+            worker.stdout.close()
+    assert [str(item) for item in kept.iterdir()] == [path]
     assert len(load(path).steps) == 3
+
+
+def test_whoever_saves_waits_for_another_and_then_judges_by_what_is_there(tmp_path):
+    better = replace(LEDGER, steps=(FULL, KILL))
+    path = save(LEDGER, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with locked(tmp_path):
+            saving = pool.submit(save, replace(LEDGER, steps=(FULL, KILL, HEAL)), tmp_path)
+            waits = re.compile(rf"-> FLOCK .* {os.getpid()} ")
+            deadline = time.monotonic() + 20
+            while not waits.search(Path("/proc/locks").read_text()):
+                assert not saving.done(), "it did not wait"
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            path.write_text(dumps(better))
+        assert saving.result(20) == path
+    assert identity(load(path)) == identity(better)
 
 
 def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
