@@ -78,8 +78,10 @@ class ChaosMachine(RuleBasedStateMachine):
     `refusals` are exceptions that a client may be told (the operation did not happen), `unknowns`
     those after which it may or may not have happened; any other exception from a rule is a
     violation.  `without` switches built-in properties off by name.  `data_bytes` and `data_inodes`
-    are the size of the data disk.  Inside rules and properties, `self.system` is the running
-    system, and `self.tasks` a task group that lives as long as the example.
+    are the size of the data disk.  `aliases` maps names that saved scenarios may still have to today's:
+    ``"pay": "deposit"`` a rule, ``"deposit.sum": "amount"`` an argument.  Inside rules and
+    properties, `self.system` is the running system, and `self.tasks` a task group that lives as long
+    as the example.
     """
 
     system: ClassVar[Any]
@@ -91,6 +93,7 @@ class ChaosMachine(RuleBasedStateMachine):
     data_bytes: ClassVar[int] = 64 << 20
     data_inodes: ClassVar[int] = 16384
     writable: ClassVar[Sequence[str]] = ()
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     tasks: TaskGroup
     # Set by the driver on each instance.

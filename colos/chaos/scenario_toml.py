@@ -16,7 +16,7 @@ from typing import TypeVar
 from colos.chaos.values import closest
 from colos.errors import InvalidScenario
 
-__all__ = ["Lines", "Source", "Table", "locate"]
+__all__ = ["TOKEN", "Lines", "Source", "Table", "locate"]
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Lines:
 
 
 # Strings and comments first, so that what is in them is never taken for structure.
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r'"""(?:\\.|[^\\])*?"""'
     r"|'''.*?'''"
     r'|"(?:\\.|[^"\\\n])*"'
@@ -52,7 +52,7 @@ def locate(text: str) -> Lines:
     keys: dict[str, int] = {}
     steps = [text.count("\n", 0, header.end()) + 1 for header in _STEP_HEADER.finditer(text)]
     line, depth, key, last = 1, 0, "", ""
-    for match in _TOKEN.finditer(text):
+    for match in TOKEN.finditer(text):
         piece = match.group()
         if piece == "=" and depth == 0:
             key = last.strip("\"'")

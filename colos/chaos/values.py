@@ -1,30 +1,48 @@
-"""Argument values as TOML text, and back again, exactly.
+"""Argument values as TOML text, and back again, exactly.  docs/scenarios.md lists every form.
 
 TOML knows strings, 64-bit integers, floats, booleans, dates, times, lists and tables with text
-keys.  Everything else becomes a *tag*: an inline table whose one key begins with ``$``, such as
-``{ "$none" = true }`` or ``{ "$tuple" = [1, 2] }``.  What has no tag of its own is pickled, with
-its repr beside it for the reader.  A pickle runs code when it is loaded, so a scenario is loaded
-only from the author's own repository, as a test module is.
+keys.  Everything else becomes a *tag*: an inline table with a key that begins with ``$``, such as
+``{ "$none" = true }`` or ``{ "$tuple" = [1, 2] }``.  What has no tag cannot be in a file.
+
+Reading a file imports nothing.  An enum or a dataclass is looked up by name among the modules that
+are imported already; a dataclass is built by calling it with its fields, so its own ``__init__``
+and ``__post_init__`` are the only code that runs.  Where the module is not imported (yet), the
+value is an `Unbuilt`, which `built` turns into the value later.
 """
 
 from __future__ import annotations
 
 import base64
-import difflib
-import importlib
+import dataclasses
+import hashlib
 import math
-import pickle
 import re
 import struct
+import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from fractions import Fraction
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
-__all__ = ["DecodeError", "EncodeError", "Ref", "closest", "decode", "encode", "quote", "refs", "table"]
+from colos.chaos.value_classes import DecodeError, NotImported, closest, find_class, find_enum
+
+__all__ = [
+    "DecodeError",
+    "EncodeError",
+    "Ref",
+    "Unbuilt",
+    "built",
+    "closest",
+    "decode",
+    "encode",
+    "quote",
+    "refs",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -34,12 +52,16 @@ class Ref:
     name: str
 
 
+@dataclass(frozen=True)
+class Unbuilt:
+    """A value that waits for a module to be imported, as the TOML `text` that it stands as in the file."""
+
+    text: str
+    module: str
+
+
 class EncodeError(ValueError):
-    """A value that no scenario file can carry, because it cannot be pickled."""
-
-
-class DecodeError(ValueError):
-    """A value in a scenario file that is not what its tag promises."""
+    """A value that no scenario file can carry, because it has no safe form."""
 
 
 # --- writing -----------------------------------------------------------------------------
@@ -78,13 +100,13 @@ def table(entries: Mapping[str, str]) -> str:
 def encode(value: object, *, strict: bool = True) -> str:
     """`value` as TOML on one line, such that `decode` gives an equal value of the same type.
 
-    Raises `EncodeError` for what cannot be pickled.  Not `strict`: never raises, and writes such a
+    Raises `EncodeError` for what has no safe form.  Not `strict`: never raises, and writes such a
     value as a ``$repr`` that a person can read and `decode` refuses; good for comparing and showing.
     """
     try:
         return _Writer(strict).write(value)
     except _Unnestable:
-        return _Writer(strict).opaque(value)
+        return _Writer(strict).opaque(value, f"it nests deeper than {_DEPTH_MAX} levels, or holds itself")
 
 
 class _Unnestable(Exception):
@@ -101,16 +123,20 @@ class _Writer:
         if kind in _NESTING:
             return self._nested(value)
         if kind in _ATOMS:
-            return _ATOMS[kind](value) or self.opaque(value)
+            return _ATOMS[kind](value) or self.opaque(value, f"TOML cannot say all of this {kind.__name__}")
         if isinstance(value, Enum):
-            return _enum(value) or self.opaque(value)
-        return self.opaque(value)
+            return _enum(value) or self.opaque(value, "its class cannot be found by its name")
+        if dataclasses.is_dataclass(kind):
+            return self._nested(value)
+        return self.opaque(value, f"there is none for {_full_name(kind)}")
 
     def _nested(self, value: object) -> str:
         if self._depth == _DEPTH_MAX:
             raise _Unnestable
         self._depth += 1
         try:
+            if type(value) not in _NESTING:
+                return self._dataclass(value)
             match value:
                 case dict():
                     return self._dict(value)
@@ -135,18 +161,50 @@ class _Writer:
     def _array(texts: Iterator[str] | Collection[str]) -> str:
         return "[" + ", ".join(texts) + "]"
 
-    def opaque(self, value: object) -> str:
-        """The last resort: a pickle with the repr beside it."""
-        shown = quote(_short_repr(value))
+    def _dataclass(self, value: object) -> str:
+        """By the fields that its class is called with; strictly, only if that gives an equal one."""
+        cls = type(value)
+        name = f"{cls.__module__}:{cls.__qualname__}"
         try:
-            data = pickle.dumps(value, protocol=5)
-        except Exception as error:  # a value's own __reduce__ may raise anything
-            if self._strict:
-                raise EncodeError(
-                    f"{_short_repr(value)} cannot be pickled ({type(error).__name__}: {error})"
-                ) from error
-            return table({"$repr": shown})
-        return table({"$pickle": _base64(data), "$repr": shown})
+            if find_class(name) is not cls:
+                return self.opaque(value, f"{name} is another class")
+            if isinstance(value, _BUILTINS):
+                return self.opaque(value, "its class holds more than its fields")
+            fields = {field.name: getattr(value, field.name) for field in _fields(cls) if field.init}
+        except Exception as error:  # not only ours: a field may be a property of the author's, which may raise anything
+            return self.opaque(value, str(error))
+        text = table({"$dataclass": quote(name)} | {key: self.write(item) for key, item in fields.items()})
+        problem = _differs(value, text) if self._strict else ""
+        return self.opaque(value, problem) if problem else text
+
+    def opaque(self, value: object, why: str) -> str:
+        """The last resort: for people only, or refused."""
+        if self._strict:
+            raise EncodeError(f"{_short_repr(value)} has no safe form in a scenario file: {why}")
+        return table({"$repr": quote(_short_repr(value))})
+
+
+def _differs(value: object, text: str) -> str:
+    """Why the dataclass that is built from its text is not the same; empty if it is."""
+    try:
+        again = decode(tomllib.loads(f"it = {text}")["it"])
+    except DecodeError as error:
+        return str(error)
+    for field in _fields(type(value)):
+        if field.init or field.compare:
+            if not hasattr(again, field.name):
+                return f"built anew, it has no {field.name!r}"
+            if encode(getattr(value, field.name), strict=False) != encode(getattr(again, field.name), strict=False):
+                return f"its {field.name!r} is another one when it is built anew"
+    return ""
+
+
+def _fields(cls: type) -> tuple[dataclasses.Field[object], ...]:
+    return dataclasses.fields(cls)
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _short_repr(value: object) -> str:
@@ -154,8 +212,13 @@ def _short_repr(value: object) -> str:
         text = repr(value)
     except Exception:  # a value's own __repr__ may raise anything
         text = f"<{type(value).__qualname__} without a repr>"
-    text = text if len(text) <= _REPR_MAX else text[: _REPR_MAX - 1] + "…"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    data = text.encode("utf-8", "backslashreplace")
+    if len(text) > _REPR_MAX:
+        # Two values that begin alike are still two to whoever compares.
+        return f"{text[:_REPR_MAX]}… ({hashlib.sha256(data).hexdigest()[:8]})".encode(
+            "utf-8", "backslashreplace"
+        ).decode()
+    return data.decode()
 
 
 def _base64(data: bytes | bytearray) -> str:
@@ -183,11 +246,18 @@ def _str(value: str) -> str:
 
 
 def _datetime(value: datetime) -> str | None:
-    return value.isoformat() if value.fold == 0 and _is_plain_zone(value.tzinfo) else None
+    if type(value.tzinfo) is ZoneInfo and value.tzinfo.key:
+        local = value.replace(tzinfo=None).isoformat()
+        return table({"$datetime": f"[{local}, {value.fold}, {quote(value.tzinfo.key)}]"})
+    if not _is_plain_zone(value.tzinfo):
+        return None
+    return table({"$datetime": f"[{value.isoformat()}, 1]"}) if value.fold else value.isoformat()
 
 
 def _time(value: time) -> str | None:
-    return value.isoformat() if value.fold == 0 and value.tzinfo is None else None
+    if value.tzinfo is not None:
+        return None
+    return table({"$time": f"[{value.isoformat()}, 1]"}) if value.fold else value.isoformat()
 
 
 def _is_plain_zone(zone: object) -> bool:
@@ -208,16 +278,18 @@ def _fraction(value: Fraction) -> str | None:
 
 
 def _enum(value: Enum) -> str | None:
-    """By name where the member can be found by name; a combination of flags cannot."""
+    """By the names of its members."""
     cls = type(value)
-    where = f"{cls.__module__}:{cls.__qualname__}.{value.name}"
+    names = value.name or "0" if isinstance(value, Flag) else value.name
+    where = f"{cls.__module__}:{cls.__qualname__}.{names}"
     try:
-        return table({"$enum": quote(where)}) if _find_enum(where) is value else None
-    except Exception:  # a class that is local to a function, or in a module that does not import
+        return table({"$enum": quote(where)}) if find_enum(where) is value else None
+    except (DecodeError, NotImported):  # a class that is local to a function, say
         return None
 
 
 _NESTING = frozenset({list, tuple, dict, set, frozenset})
+_BUILTINS = (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, BaseException)
 _ATOMS: dict[type, Callable[..., str | None]] = {
     bool: lambda value: "true" if value else "false",
     int: _int,
@@ -235,6 +307,7 @@ _ATOMS: dict[type, Callable[..., str | None]] = {
     Fraction: _fraction,
     UUID: lambda value: table({"$uuid": quote(str(value))}),
     Ref: lambda value: table({"$ref": quote(value.name)}),
+    Unbuilt: lambda value: value.text,
 }
 
 
@@ -242,25 +315,62 @@ _ATOMS: dict[type, Callable[..., str | None]] = {
 
 
 def decode(value: object) -> object:
-    """What `encode` wrote, from what `tomllib` made of it.  Raises `DecodeError`."""
+    """What `encode` wrote, from what `tomllib` made of it; `Unbuilt` if it needs a module that is not imported.
+
+    Raises `DecodeError`.
+    """
+    try:
+        return _decode(value)
+    except NotImported as error:
+        return Unbuilt(_again(value), error.module)
+
+
+def built(value: object) -> object:
+    """The value itself; of an `Unbuilt`, the value that it stands for.  Raises `DecodeError`."""
+    if not isinstance(value, Unbuilt):
+        return value
+    try:
+        return _decode(tomllib.loads(f"it = {value.text}")["it"])
+    except NotImported as error:
+        cure = "reading a scenario imports nothing: have the test's module import it, or correct the name"
+        raise DecodeError(f"{error}; {cure}") from None
+
+
+def _again(value: object) -> str:
+    """What `tomllib` read, as TOML."""
+    match value:
+        case dict():
+            return table({key: _again(item) for key, item in value.items()})
+        case list():
+            return "[" + ", ".join(map(_again, value)) + "]"
+        case _:
+            return encode(value)
+
+
+def _decode(value: object) -> object:
     if isinstance(value, list):
-        return [decode(item) for item in value]
+        return [_decode(item) for item in value]
     if not isinstance(value, dict):
         return value
     tags = [key for key in value if key.startswith("$")]
     if not tags:
-        return {key: decode(item) for key, item in value.items()}
-    if tags[0] in ("$pickle", "$repr") and set(value) <= {"$pickle", "$repr"}:
-        tag, content = "$pickle", value.get("$pickle")
-    elif len(value) == 1:
-        tag, content = next(iter(value.items()))
-    else:
+        return {key: _decode(item) for key, item in value.items()}
+    if "$pickle" in tags:
+        raise DecodeError(
+            f"a value is kept as a pickle, which would run any code that is in it and is never read "
+            f"(shown as {value.get('$repr', 'nothing')!r}); write the value in a form of docs/scenarios.md, "
+            "or delete the file and let the search find the failure again"
+        )
+    if tags == ["$dataclass"]:
+        return _dataclass(value)
+    if len(value) > 1:
         raise DecodeError(f"a table with the tag {tags[0]!r} takes no other key; write other dicts as $dict")
+    (tag,) = tags
+    if tag == "$repr":
+        raise DecodeError("a $repr is for people; this value had no safe form when it was written")
     if tag not in _TAGS:
-        raise DecodeError(f"unknown tag {tag!r}; {closest(tag, _TAGS)}")
-    if content is None:
-        raise DecodeError("a $repr alone is for people; this value could not be pickled when it was written")
-    return _decode_tag(tag, content)
+        raise DecodeError(f"unknown tag {tag!r}; {closest(tag, _ALL_TAGS)}")
+    return _decode_tag(tag, value[tag])
 
 
 def _decode_tag(tag: str, content: object) -> object:
@@ -269,20 +379,30 @@ def _decode_tag(tag: str, content: object) -> object:
         raise DecodeError(f"the tag {tag!r} takes a {takes.__name__}, not {content!r}")
     try:
         return build(content)
-    except DecodeError:
+    except (DecodeError, NotImported):
         raise
-    except Exception as error:  # a pickle may raise anything; so may the constructors behind the tags
+    except Exception as error:  # the constructors behind the tags raise many things
         raise DecodeError(f"the content of {tag!r} is not valid ({type(error).__name__}: {error})") from error
 
 
-def _find_enum(where: str) -> Enum:
-    module, _, path = where.partition(":")
-    found: object = importlib.import_module(module)
-    for name in path.split("."):
-        found = getattr(found, name)
-    if not isinstance(found, Enum):
-        raise DecodeError(f"{where} is no member of an Enum")
-    return found
+def _dataclass(table: dict[str, object]) -> object:
+    name = table["$dataclass"]
+    if not isinstance(name, str):
+        raise DecodeError(f"the tag '$dataclass' takes a str, not {name!r}")
+    cls = find_class(name)
+    if not any("__dataclass_fields__" in vars(base) for base in cls.__mro__):
+        raise DecodeError(f"{name} is no dataclass, and nothing else is built from fields")
+    allowed = [field.name for field in _fields(cls) if field.init]
+    given = {key: _decode(item) for key, item in table.items() if key != "$dataclass"}
+    for key, item in given.items():
+        if key not in allowed:
+            raise DecodeError(f"{name} takes no field {key!r}; {closest(key, allowed)}")
+        if next(refs(item), None) is not None:
+            raise DecodeError(f"the field {key!r} of {name} holds a $ref, which has no place in a dataclass")
+    try:
+        return cls(**given)
+    except Exception as error:  # the author's __post_init__ may raise anything
+        raise DecodeError(f"{name} cannot be built from these fields ({type(error).__name__}: {error})") from error
 
 
 def _none(_: bool) -> None:
@@ -297,15 +417,25 @@ def _unbase64(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
+def _folded(parts: list[object]) -> datetime | time:
+    """A point in time with its fold, and the name of its zone if it has one."""
+    match parts:
+        case [datetime() as at, int(fold), str(zone)]:
+            return at.replace(fold=fold, tzinfo=ZoneInfo(zone))
+        case [datetime() | time() as at, int(fold)]:
+            return at.replace(fold=fold)
+    raise DecodeError(f"it takes a time, its fold, and of a date the name of a zone, not {parts!r}")
+
+
 def _complex(parts: list[object]) -> complex:
-    real, imag = (decode(part) for part in parts)
+    real, imag = (_decode(part) for part in parts)
     if not (isinstance(real, float) and isinstance(imag, float)):
         raise DecodeError(f"the tag '$complex' takes two floats, not {parts!r}")
     return complex(real, imag)
 
 
 def _items(array: list[object]) -> list[object]:
-    return [decode(item) for item in array]
+    return [_decode(item) for item in array]
 
 
 # tag: what tomllib must have made of its content, and how the value is built from that
@@ -318,17 +448,19 @@ _TAGS: dict[str, tuple[type, Callable[..., object]]] = {
     "$bytearray": (str, lambda text: bytearray(_unbase64(text))),
     "$complex": (list, _complex),
     "$timedelta": (list, lambda parts: timedelta(*parts)),
+    "$datetime": (list, _folded),
+    "$time": (list, _folded),
     "$decimal": (str, Decimal),
     "$fraction": (str, Fraction),
     "$uuid": (str, UUID),
-    "$enum": (str, _find_enum),
+    "$enum": (str, find_enum),
     "$tuple": (list, lambda array: tuple(_items(array))),
     "$set": (list, lambda array: set(_items(array))),
     "$frozenset": (list, lambda array: frozenset(_items(array))),
-    "$dict": (list, lambda pairs: {decode(key): decode(item) for key, item in pairs}),
+    "$dict": (list, lambda pairs: {_decode(key): _decode(item) for key, item in pairs}),
     "$ref": (str, Ref),
-    "$pickle": (str, lambda text: pickle.loads(_unbase64(text))),
 }
+_ALL_TAGS = (*_TAGS, "$dataclass")
 
 
 # --- looking -----------------------------------------------------------------------------
@@ -348,10 +480,3 @@ def refs(value: object) -> Iterator[str]:
                 waiting.extend(item)
                 if isinstance(item, Mapping):
                     waiting.extend(item.values())
-
-
-def closest(word: str, known: Collection[str]) -> str:
-    """A cure for a misspelt word: the nearest known one, and the list of them all."""
-    listed = ", ".join(sorted(known)) or "none"
-    near = difflib.get_close_matches(word, known, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {listed}"

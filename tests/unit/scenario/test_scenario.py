@@ -5,13 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colos.chaos import scenario as module
+from colos.chaos import scenario_file as module
+from colos.chaos.mechanisms.folderlock import locked
 from colos.chaos.scenario import (
     Heal,
     Inject,
@@ -21,6 +28,7 @@ from colos.chaos.scenario import (
     Scenario,
     describe,
     dumps,
+    fingerprint,
     identity,
     load,
     loads,
@@ -61,6 +69,15 @@ steps = [
 def test_the_file_reads_as_the_design_says():
     assert dumps(LEDGER) == LEDGER_TEXT
     assert loads(LEDGER_TEXT) == LEDGER
+
+
+def test_what_it_was_found_with_stands_in_a_line_each():
+    found = replace(LEDGER, tier="bare", versions={"colos": "0.1.0", "python": "3.11.7"})
+    assert dumps(found) == LEDGER_TEXT.replace(
+        "mechanisms",
+        'tier     = "bare"\nmechanisms',
+    ).replace("steps", 'versions = { colos = "0.1.0", python = "3.11.7" }\nsteps')
+    assert loads(dumps(found)) == found
 
 
 def test_defaults_are_left_out():
@@ -122,6 +139,8 @@ def scenarios(draw):
         draw(names),
         tuple(steps),
         draw(st.sampled_from([None, Repro(failed, failed + passed)])),
+        draw(st.none() | names),
+        draw(st.dictionaries(names, names, max_size=2)),
         draw(st.none() | names),
         draw(st.dictionaries(names, names, max_size=2)),
     )
@@ -232,7 +251,9 @@ def test_what_would_not_load_is_not_written():
 
     assert "steps[0]: nothing to heal" in refused(Scenario("t", "v", (Heal("f1"),)))
     assert "steps[1]: the id 'f1' is taken" in refused(Scenario("t", "v", (Inject("a", "f1"), Inject("b", "f1"))))
-    assert "steps[0]: <function" in refused(Scenario("t", "v", (Op("o", {"f": lambda: None}),)))
+    assert "steps[0]: the op 'o': the argument 'f': <function" in refused(
+        Scenario("t", "v", (Op("o", {"f": lambda: None}),))
+    )
     assert "surrogate" in refused(Scenario("t", "\ud800", ()))
     assert "surrogate" in refused(Scenario("t", "v", (Op("\ud800"),)))
     assert "format 7" in refused(Scenario("t", "v", (), format=7))
@@ -298,9 +319,13 @@ def test_identity_is_the_same_in_every_process():
     assert identity(LEDGER) == "1f19bd313ce7"
 
 
-def test_saving_names_the_file_after_property_and_content(tmp_path):
+def test_a_fingerprint_is_the_same_in_every_process():
+    assert fingerprint(LEDGER.violates, LEDGER.steps) == "998354c1a979"
+
+
+def test_saving_names_the_file_after_its_fingerprint(tmp_path):
     path = save(LEDGER, tmp_path / "new" / "folder")
-    assert path.name == "no_acknowledged_deposit_is_lost-1f19bd.toml"
+    assert path.name == "no_acknowledged_deposit_is_lost-998354.toml"
     assert path.read_text() == LEDGER_TEXT
     assert load(path) == LEDGER
     assert os.listdir(path.parent) == [path.name]
@@ -310,10 +335,54 @@ def test_saving_names_the_file_after_property_and_content(tmp_path):
 def test_saving_again_touches_nothing(tmp_path):
     path = save(LEDGER, tmp_path)
     path.write_text("# mine\n" + path.read_text().replace("steps", 'known = "yes"\nsteps'))
-    before = path.read_bytes()
+    before = path.read_bytes(), path.stat().st_ino
     assert save(LEDGER, tmp_path) == path
-    assert path.read_bytes() == before
+    assert (path.read_bytes(), path.stat().st_ino) == before
     assert len(os.listdir(tmp_path)) == 1
+
+
+OP, FULL, KILL, HEAL = LEDGER.steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "repro", "better"),
+    [
+        ((FULL, KILL), Repro(1, 10), True),
+        ((FULL, KILL), None, True),
+        ((OP, OP, FULL, KILL, HEAL), Repro(10, 10), False),
+        ((OP, FULL, KILL, OP), Repro(9, 10), True),
+        ((OP, FULL, KILL, OP), Repro(8, 10), False),
+        ((OP, FULL, KILL, OP), Repro(80, 100), False),
+        ((OP, FULL, KILL, OP), None, False),
+    ],
+)
+def test_the_same_failure_found_again_is_one_file_and_the_better_scenario_stays(tmp_path, steps, repro, better):
+    """The author's comments, name for the file and `known` stay in any case."""
+    saved = save(replace(LEDGER, repro=Repro(8, 10), known="issue #12"), tmp_path)
+    (tmp_path / "ledger").mkdir()
+    path = saved.rename(tmp_path / "ledger" / "lost.toml")
+    before = "# mine\n" + path.read_text()
+    path.write_text(before)
+    path.chmod(0o640)
+    found = replace(LEDGER, steps=(*steps[:-2], replace(KILL, target="ledger/2"), *steps[-1:]), repro=repro)
+    if KILL in steps[-1:]:
+        found = replace(LEDGER, steps=(FULL, replace(KILL, target="ledger/2")), repro=repro)
+    assert save(found, tmp_path) == path
+    assert sorted(map(str, tmp_path.rglob("*.toml"))) == [str(path)]
+    if better:
+        assert path.read_text().startswith("# mine\n")
+        assert identity(load(path)) == identity(found)
+        assert replace(load(path), steps=()) == replace(found, steps=(), known="issue #12")
+    else:
+        assert path.read_text() == before
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_without_a_rate_gives_way_to_fewer_steps_only(tmp_path):
+    path = save(replace(LEDGER, repro=None), tmp_path)
+    before = path.read_text()
+    assert save(replace(LEDGER, steps=(replace(OP, args={}), *LEDGER.steps[1:])), tmp_path) == path
+    assert path.read_text() == before
 
 
 def test_saving_never_overwrites_another_file(tmp_path):
@@ -322,7 +391,7 @@ def test_saving_never_overwrites_another_file(tmp_path):
     second = save(LEDGER, tmp_path)
     assert second.name == first.stem + "-2.toml"
     assert first.read_text() == "not even TOML"
-    third = save(Scenario("other", LEDGER.violates, LEDGER.steps), tmp_path)
+    third = save(replace(LEDGER, test="other"), tmp_path)
     assert third.name == first.stem + "-3.toml"
     assert save(LEDGER, tmp_path) == second
 
@@ -336,11 +405,63 @@ def test_any_property_makes_a_plain_file_name(tmp_path, violates):
     assert load(path).violates == violates
 
 
-def test_many_workers_that_save_the_same_make_one_file(tmp_path):
-    with ThreadPoolExecutor(8) as pool:
-        paths = set(pool.map(lambda _: save(LEDGER, tmp_path), range(16)))
-    assert len(paths) == 1
-    assert os.listdir(tmp_path) == [paths.pop().name]
+SAVING = """
+import sys
+from colos.chaos.scenario import load, save
+scenarios = [load(path) for path in sys.argv[2:]]
+print("ready", flush=True)
+sys.stdin.readline()
+for scenario in scenarios:
+    print(save(scenario, sys.argv[1]))
+"""
+
+
+def test_many_workers_that_save_the_same_keep_one_file_with_the_best(tmp_path):
+    """Each finds other scenarios of one failure; whoever comes last, the best stays."""
+    paths = []
+    for ops in (9, 7, 1, 8, 4, 5, 2, 6, 3):
+        found = replace(LEDGER, steps=(*[OP] * ops, FULL, KILL), repro=Repro(9, 10))
+        paths.append(save(found, tmp_path / str(ops)))
+    kept = tmp_path / "kept"
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SAVING, kept, *paths[first:], *paths[:first]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for first in (0, 3, 6)
+    ]
+    try:
+        assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 3
+        for worker in workers:
+            worker.stdin.close()
+        (path,) = {line.rstrip() for worker in workers for line in worker.stdout}
+        assert [worker.wait(30) for worker in workers] == [0, 0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait(30)
+            worker.stdout.close()
+    assert [str(item) for item in kept.iterdir()] == [path]
+    assert len(load(path).steps) == 3
+
+
+def test_whoever_saves_waits_for_another_and_then_judges_by_what_is_there(tmp_path):
+    better = replace(LEDGER, steps=(FULL, KILL))
+    path = save(LEDGER, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with locked(tmp_path):
+            saving = pool.submit(save, replace(LEDGER, steps=(FULL, KILL, HEAL)), tmp_path)
+            waits = re.compile(rf"-> FLOCK .* {os.getpid()} ")
+            deadline = time.monotonic() + 20
+            while not waits.search(Path("/proc/locks").read_text()):
+                assert not saving.done(), "it did not wait"
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            path.write_text(dumps(better))
+        assert saving.result(20) == path
+    assert identity(load(path)) == identity(better)
 
 
 def test_a_file_system_without_hard_links(tmp_path, monkeypatch):

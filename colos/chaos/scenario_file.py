@@ -1,0 +1,144 @@
+"""The folder of scenario files: one file for each failure, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from colos.chaos.fingerprint import fingerprint
+from colos.chaos.mechanisms.folderlock import locked
+from colos.chaos.scenario_edit import update_text
+from colos.chaos.scenario_read import load
+from colos.chaos.scenario_write import dumps
+from colos.chaos.steps import Scenario
+from colos.errors import InvalidScenario
+
+__all__ = ["rewrite", "save"]
+
+
+def save(scenario: Scenario, directory: str | os.PathLike[str]) -> Path:
+    """Keeps the scenario in `directory`, which is made if need be; returns the path of its file.
+
+    One failure (test and fingerprint) is one file, wherever below `directory` and whatever its name.
+    One that is there already is rewritten only for a better scenario: fewer steps, or as many that
+    fail more often; comments and `known` stay.  Any other file is never touched, and a reader never
+    sees half a one.  Raises `InvalidScenario` as `dumps` does, and `OSError`.
+    """
+    content = dumps(scenario).encode()
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = _stem(scenario)
+    # Two workers of pytest-xdist may find the same failure at the same time.
+    with locked(folder):
+        for path, found in _present(folder, f"{stem}.toml"):
+            if _same_failure(found, scenario):
+                if _is_better(scenario, found):
+                    _replace(path, replace(scenario, known=found.known if scenario.known is None else scenario.known))
+                return path
+        for suffix in itertools.chain([""], map("-{}".format, itertools.count(2))):
+            path = folder / f"{stem}{suffix}.toml"
+            if _create(path, content) or _is_kept_in(path, scenario):
+                return path
+    raise AssertionError("unreachable: the suffixes never end")
+
+
+def rewrite(path: str | os.PathLike[str], scenario: Scenario) -> None:
+    """Makes a file say this scenario, keeping its comments (see `update_text`).
+
+    Nothing is written when it says so already.  Raises `InvalidScenario` as `dumps` does or if the
+    present content is no scenario, and `OSError`.
+    """
+    _replace(Path(path), scenario)
+
+
+def _stem(scenario: Scenario) -> str:
+    name = re.sub("[^A-Za-z0-9_.-]+", "_", scenario.violates.rpartition(":")[2])[:60].lstrip(".")
+    return f"{name or 'violation'}-{fingerprint(scenario.violates, scenario.steps)[:6]}"
+
+
+def _present(folder: Path, first: str) -> Iterator[tuple[Path, Scenario]]:
+    """The scenarios in a folder, those that can be read; `first` the file that is most likely the one."""
+    for path in sorted(folder.glob("**/*.toml"), key=lambda path: (path != folder / first, path)):
+        try:
+            yield path, load(path)
+        except (InvalidScenario, OSError):
+            continue  # told at collection, where its author looks
+
+
+def _is_kept_in(path: Path, scenario: Scenario) -> bool:
+    """Whether another worker made just this file meanwhile, where folders cannot be locked."""
+    try:
+        return _same_failure(load(path), scenario)
+    except (InvalidScenario, OSError):
+        return False
+
+
+def _same_failure(one: Scenario, two: Scenario) -> bool:
+    return (one.test, fingerprint(one.violates, one.steps)) == (two.test, fingerprint(two.violates, two.steps))
+
+
+def _is_better(new: Scenario, old: Scenario) -> bool:
+    if len(new.steps) != len(old.steps):
+        return len(new.steps) < len(old.steps)
+    # Without a measured rate on both sides, nothing says that the author's own steps are worse.
+    return (
+        new.repro is not None
+        and old.repro is not None
+        and new.repro.failed * old.repro.runs > old.repro.failed * new.repro.runs
+    )
+
+
+def _replace(path: Path, scenario: Scenario) -> None:
+    before = path.read_bytes()
+    content = update_text(before.decode("utf-8-sig"), scenario, os.fspath(path)).encode()
+    if content == before:
+        return
+    target = path.resolve()  # a link stays one
+    with _written(target, content, target.stat().st_mode & 0o777) as temporary:
+        os.rename(temporary, target)
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Makes a new file with all its content at once; False if there is one of that name."""
+    with _written(path, content, 0o644) as temporary:
+        return _link(temporary, path)
+
+
+@contextmanager
+def _written(path: Path, content: bytes, mode: int) -> Iterator[str]:
+    """A temporary file beside `path` with all the content, safely on the disk; gone at the end, unless renamed."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)  # mkstemp's 0600 is not for a file that goes into a repository
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:  # renamed
+            pass
+
+
+def _link(temporary: str, path: Path) -> bool:
+    try:
+        os.link(temporary, path)  # unlike a rename, it never replaces a file that another worker just made
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links: the nearest to it.
+        if path.exists():
+            return False
+        os.rename(temporary, path)
+    return True
