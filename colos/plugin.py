@@ -249,6 +249,8 @@ def pytest_runtest_makereport(
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """What each item came to; with pytest-xdist also the header, which workers cannot print."""
+    if hasattr(config, "workerinput"):
+        return  # a worker ends like any run, and its controller tells all of it
     counted = (found for outcome, found in terminalreporter.stats.items() if outcome != "rerun")
     reports = [report for found in counted for report in found]
     told = [report for report in reports if hasattr(report, _ON_REPORT)]

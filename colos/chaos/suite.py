@@ -157,6 +157,8 @@ class Suite:
             self.say("  —")
 
     def _reporter(self) -> Any:
+        if hasattr(self.config, "workerinput"):
+            return None  # a worker of pytest-xdist has a reporter, whose lines nobody sees
         return self.config.pluginmanager.get_plugin("terminalreporter")
 
     def _uncaptured(self, write: Callable[[], None]) -> None:
