@@ -1,4 +1,6 @@
-"""The command: ``demo``, ``doctor``, ``run`` to be a node; ``ps``, ``stack``, ``trace``, ``attach`` for living ones."""
+"""The command: ``demo``, ``doctor``; ``replay``, ``scenarios``, ``minimise`` for saved scenarios; ``run`` to be a
+node; ``ps``, ``stack``, ``trace``, ``attach`` for living ones.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor.add_argument("--sandbox", choices=("namespaces", "bare"), help="ask for this tier")
     doctor.add_argument("--json", action="store_true", help="for programs: one JSON object, and nothing else")
 
+    _add_scenarios(commands)
     _add_run(commands)
     _add_tools(commands)
     chosen = parser.parse_args(arguments)
@@ -38,14 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command in _TOOLS:
         return _TOOLS[chosen.command](chosen)
     try:
-        if chosen.command == "demo":
-            from colos.demo.show import show
-
-            status = show(chosen.sandbox, chosen.seed, chosen.examples, chosen.directory)
-        else:
-            from colos.chaos.doctor import examine
-
-            status = examine(chosen.sandbox, as_json=chosen.json)
+        status = _SHOWS[chosen.command](chosen)
         sys.stdout.flush()  # here, where it is no surprise that nobody reads on
         return status
     except KeyboardInterrupt:
@@ -54,6 +50,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `colos doctor | head`: nobody reads on, and that is no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from colos.demo.show import show
+
+    return show(chosen.sandbox, chosen.seed, chosen.examples, chosen.directory)
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    from colos.chaos.doctor import examine
+
+    return examine(chosen.sandbox, as_json=chosen.json)
+
+
+# --- saved scenarios ---------------------------------------------------------------------
+
+
+def _add_scenarios(commands: Any) -> None:
+    replay = commands.add_parser("replay", help="run saved scenarios again, without pytest")
+    replay.add_argument("files", nargs="+", metavar="FILE", help="a scenario's file")
+    replay.add_argument("--runs", type=_least_one, metavar="N", help="run each at most so often (default: 30)")
+
+    scenarios = commands.add_parser("scenarios", help="the saved scenarios: test, property, steps, rate, last outcome")
+    scenarios.add_argument("folder", nargs="?", default="scenarios", metavar="FOLDER", help="default: scenarios")
+
+    minimise = commands.add_parser("minimise", help="shorten a saved scenario again, and rewrite its file")
+    minimise.add_argument("file", metavar="FILE", help="a scenario's file")
+    minimise.add_argument("--seconds", type=_seconds, metavar="S", help="how long it may take (default: 60)")
+    for each in (replay, minimise):
+        each.add_argument("--sandbox", choices=("namespaces", "bare"), help="the tier (default: the best there is)")
+
+
+def _least_one(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text[:9]) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 1 or more")
+    return int(text[:9])
+
+
+def _replay(chosen: argparse.Namespace) -> int:
+    from colos.chaos.commands.replay import replay
+
+    return replay(chosen.files, chosen.sandbox, chosen.runs)
+
+
+def _scenarios(chosen: argparse.Namespace) -> int:
+    from colos.chaos.commands.scenarios import scenarios
+
+    return scenarios(chosen.folder)
+
+
+def _minimise(chosen: argparse.Namespace) -> int:
+    from colos.chaos.commands.minimise import minimise
+
+    return minimise(chosen.file, chosen.sandbox, chosen.seconds)
 
 
 # --- a node in the foreground ------------------------------------------------------------
@@ -134,6 +184,13 @@ def _attach(chosen: argparse.Namespace) -> int:
     return attach(chosen.actor, chosen.node, chosen.write)
 
 
+_SHOWS: Final = {
+    "demo": _demo,
+    "doctor": _doctor,
+    "replay": _replay,
+    "scenarios": _scenarios,
+    "minimise": _minimise,
+}
 _TOOLS: Final = {"run": _run, "ps": _ps, "stack": _stack, "trace": _trace, "attach": _attach}
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "PropertyViolated",
     "RemoteError",
     "RuntimeFailure",
+    "StaleScenario",
     "StartFailed",
 ]
 
@@ -200,6 +201,10 @@ class InvalidScenario(ColosError, ValueError):
         self.where = where
         self.problem = problem
         self.cure = cure
+
+
+class StaleScenario(InvalidScenario):
+    """A scenario names a fault, rule, argument or target that its machine does not have, or has no longer."""
 
 
 class FaultUnavailable(ColosError):

@@ -1,7 +1,7 @@
 """What is done with a machine: explore it, or replay a scenario; and with a failure: confirm, minimise, save.
 
 One `Driver` serves one item.  It makes each run's machine and executor; the searching is in
-`explore`, what follows a failure in `examine`, replaying in `replay`.
+`explore`, what follows a failure in `examine`, replaying in `replay`, shortening a saved one in `minimise`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from colos.chaos import minimise as search
 from colos.chaos.ctrlc import CtrlC
 from colos.chaos.examine import Examiner
 from colos.chaos.executor import Executor
 from colos.chaos.explore import explore
 from colos.chaos.machine import ChaosMachine, author_rules
+from colos.chaos.minimise import Minimised
 from colos.chaos.outcomes import Exploration, Failure, Options, Replay
 from colos.chaos.properties import Verdict
 from colos.chaos.replay import replay
@@ -90,7 +92,24 @@ class Driver:
         examiner = Examiner(self.setting, self._rerun, self.test, self.options, self.progress)
         return examiner.examine(violating, directory)
 
-    def replay(self, scenario: Scenario, *, until_failed: bool) -> Replay:
+    def minimise(self, scenario: Scenario) -> Minimised:
+        """Confirm a scenario's failure again, and shorten it; one that does not recur comes back as it is."""
+
+        def violated(steps: Sequence[Step]) -> str | None:
+            verdict, _ = self._rerun(steps)
+            return verdict.violation.name if verdict.violation is not None else None
+
+        def say(state: search.Progress) -> None:
+            count = f"{state.steps_at_start} → {len(state.best)} steps"
+            self.progress(f"minimising: {count}, run {state.runs_used}/{state.runs_max}")
+
+        self.progress("confirming")
+        budget = search.Budget(self.options.minimise_runs, self.options.minimise_s)
+        runs = self.options.confirm_runs
+        repro = search.confirm(violated, scenario.steps, scenario.violates, runs=runs, budget=budget)
+        return search.minimise(violated, scenario.steps, scenario.violates, repro, budget=budget, progress=say)
+
+    def replay(self, scenario: Scenario, *, until_failed: bool = False) -> Replay:
         """Run a scenario's steps, each time in a fresh sandbox, until it is known whether its failure is there."""
         return replay(
             self.setting,

@@ -7,163 +7,35 @@ by name; a fixture of an item is shared by all of its examples.
 from __future__ import annotations
 
 import inspect
-import os
-import re
-import shlex
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from colos.chaos import told
 from colos.chaos.driver import Driver
-from colos.chaos.fault import Fault, matches
-from colos.chaos.faults import fault_kinds
-from colos.chaos.machine import ChaosMachine, author_rules, required_arguments
-from colos.chaos.outcomes import Exploration, Options, Replay
-from colos.chaos.properties import Outcome
-from colos.chaos.report import describe_failure, describe_replay, summary_lines
-from colos.chaos.sandbox.session import Session
-from colos.chaos.scenario import Inject, Op, Scenario, load, validate
-from colos.chaos.scenario_toml import Source
-from colos.chaos.values import closest
-from colos.errors import ColosError, FaultUnavailable, HarnessBroken, InvalidScenario, InvalidSpecification
+from colos.chaos.fitting import refuse_stale
+from colos.chaos.machine import ChaosMachine
+from colos.chaos.outcomes import Exploration, Replay, ReplayOutcome
+from colos.chaos.report import describe_failure, describe_replay, power_note, relative, tally
+from colos.chaos.scenario import Inject, Scenario
+from colos.chaos.suite import Suite
+from colos.errors import (
+    ColosError,
+    FaultUnavailable,
+    HarnessBroken,
+    InvalidScenario,
+    InvalidSpecification,
+    StaleScenario,
+)
 
-__all__ = ["ChaosClass", "Suite"]
-
-_LONGEST_PROGRESS = 110
+__all__ = ["ChaosClass", "UnusableScenario"]
 
 
 class ChaosFailure(AssertionError):
     """A violation, told as DESIGN law 10 wants it."""
-
-
-class Suite:
-    """What all chaos items of one pytest run share: options, the template, scenarios, results."""
-
-    def __init__(
-        self,
-        config: pytest.Config,
-        *,
-        scenarios: Path,
-        examples: int | None,
-        steps: int | None,
-        seed: int,
-        sandbox: str | None,
-    ) -> None:
-        self.config = config
-        self.directory = scenarios
-        self.seed = seed
-        self.options = Options(examples=examples, steps=steps, seed=self.seed)
-        self.session = Session(sandbox)
-        self._results: dict[str, Exploration] = {}
-        self._classes: set[str] = set()
-        self._declared: dict[str, type[Fault]] = {}
-        self._files: dict[Path, Scenario | InvalidScenario] | None = None
-
-    # --- scenarios ----------------------------------------------------------------------
-
-    def files(self) -> Mapping[Path, Scenario | InvalidScenario]:
-        """Every scenario file, read once; for one that cannot be read, why."""
-        if self._files is None:
-            self._files = {}
-            for path in sorted(self.directory.glob("**/*.toml")):
-                try:
-                    self._files[path] = load(path)
-                except InvalidScenario as error:
-                    self._files[path] = error
-                except OSError as error:
-                    self._files[path] = InvalidScenario(str(path), "the file", str(error))
-        return self._files
-
-    def meet(self, nodeid: str, machine: type[ChaosMachine]) -> None:
-        """There is such a test."""
-        self._classes.add(nodeid)
-        self._declared |= {fault.kind: type(fault) for fault in machine.faults}
-
-    def of_test(self, nodeid: str) -> dict[Path, Scenario]:
-        """The scenarios of one test."""
-        return {
-            path: scenario
-            for path, scenario in self.files().items()
-            if isinstance(scenario, Scenario) and scenario.test == nodeid
-        }
-
-    def unusable(self, session: pytest.Session, *, whole: bool) -> Iterator[pytest.Item]:
-        """An item for each file that is no scenario, or whose test is gone."""
-        files_seen = {nodeid.partition("::")[0] for nodeid in self._classes}
-        for path, scenario in self.files().items():
-            problem: InvalidScenario | None = None
-            if isinstance(scenario, InvalidScenario):
-                problem = scenario
-            elif scenario.test not in self._classes:
-                file = scenario.test.partition("::")[0]
-                if whole or file in files_seen or not (self.config.rootpath / file).exists():
-                    problem = InvalidScenario(
-                        str(path),
-                        "test",
-                        f"there is no chaos machine {scenario.test!r}",
-                        closest(scenario.test, self._classes),
-                    )
-            if problem is not None:
-                name = os.path.relpath(path, self.config.rootpath)
-                yield UnusableScenario.from_parent(session, name=name, problem=problem)
-
-    # --- telling ------------------------------------------------------------------------
-
-    def header(self) -> list[str]:
-        """The tier, and which of the declared faults it has."""
-        try:
-            tier = self.session.tier
-        except HarnessBroken as error:
-            return [f"colos: {error}"]
-        because = f" ({self.session.refusal})" if self.session.refusal else ""
-        available, missing = [], []
-        for name, kind in sorted(self._declared.items()):
-            reason = kind.unavailable(self.session)
-            available += [name] if reason is None else []
-            missing += [] if reason is None else [f"colos: {name} is unavailable: {'; '.join(filter(None, reason))}"]
-        return [f"colos: sandbox {tier}{because}; faults: {', '.join(available)}; seed {self.seed}", *missing]
-
-    def progress(self, text: str) -> None:
-        """One line that is written over, where there is a terminal."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and getattr(reporter, "isatty", False) and self.config.get_verbosity() >= 0:
-            reporter.rewrite(f"colos: {text}"[:_LONGEST_PROGRESS], erase=True)
-
-    def add(self, nodeid: str, exploration: Exploration) -> None:
-        """Keep a result for the summary."""
-        self._results[nodeid] = exploration
-
-    def take_summary(self, nodeid: str) -> list[str]:
-        """What an item's exploration came to, if it has had one; for a test that runs again, anew."""
-        exploration = self._results.pop(nodeid, None)
-        return [] if exploration is None else summary_lines(nodeid, exploration)
-
-    def replay_command(self, test: str) -> str:
-        """What replays a scenario of a test, from where pytest was called; ``{name}`` is the scenario's."""
-        given = [
-            f"--colos-{name}={shlex.quote(value).replace('{', '{{').replace('}', '}}')}"
-            for name in ("sandbox", "scenarios")
-            if (value := self.config.getoption(f"colos_{name}"))
-        ]
-        file, _, name = test.partition("::")
-        here = os.path.relpath(self.config.rootpath / file, self.config.invocation_params.dir)
-        return " ".join(["pytest", *given, f"'{here}::{name}::scenario[{{name}}]'"])
-
-    def journal(self, nodeid: str) -> Path:
-        """Where an item's journal goes; workers of pytest-xdist do not share one."""
-        worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", nodeid).strip("-")
-        return self.config.rootpath / ".colos" / "journal" / f"{name}{'-' + worker if worker else ''}.jsonl"
-
-    def close(self) -> None:
-        """End the template."""
-        self.session.close()
-
-
-# --- items -------------------------------------------------------------------------------
 
 
 class ChaosClass(pytest.Class):
@@ -184,14 +56,12 @@ class ChaosClass(pytest.Class):
     def collect(self) -> Iterable[pytest.Item]:
         """The exploration, then each saved scenario."""
         self.suite.meet(self.nodeid, self.obj)
-        yield Explore.from_parent(self, name="explore", callobj=self._call("explore", None, None))
+        yield self._item(Explore, "explore", None, None)
         for path, scenario in self.suite.of_test(self.nodeid).items():
-            yield Replayed.from_parent(
-                self, name=f"scenario[{path.stem}]", callobj=self._call(f"scenario[{path.stem}]", path, scenario)
-            )
+            yield self._item(Replayed, f"scenario[{path.stem}]", path, scenario)
 
-    def _call(self, name: str, path: Path | None, scenario: Scenario | None) -> Any:
-        """The item's function: it takes what the machine's ``__init__`` takes, as fixtures by name."""
+    def _item(self, kind: type[_ChaosItem], name: str, path: Path | None, scenario: Scenario | None) -> pytest.Item:
+        """An item whose function takes what the machine's ``__init__`` takes, as fixtures by name."""
         run = _Run(self, path, scenario)
 
         def function(self: _Run, **fixtures: Any) -> None:
@@ -200,7 +70,9 @@ class ChaosClass(pytest.Class):
         parameters = inspect.signature(self.obj.__init__).parameters
         function.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         function.__name__ = function.__qualname__ = name
-        return types.MethodType(function, run)
+        item: _ChaosItem = kind.from_parent(self, name=name, callobj=types.MethodType(function, run))
+        item.run_of = run
+        return item
 
 
 class _Run:
@@ -212,67 +84,104 @@ class _Run:
         self._test = collector.nodeid
         self._path = path
         self._scenario = scenario
+        self._latest: ChaosMachine | None = None
+        #: What it came to, once it has.
+        self.told: told.Told | None = None
 
     def __call__(self, name: str, fixtures: Mapping[str, Any]) -> None:
+        self.told = None  # a test that runs again begins anew
         try:
             self._carry_out(name, fixtures)
         except KeyboardInterrupt:
             # Anew: Ctrl-C may land between lines, and pytest fails at telling such a traceback (CPython 3.11).
             raise KeyboardInterrupt from None
+        finally:
+            self._latest = None
 
     def _carry_out(self, name: str, fixtures: Mapping[str, Any]) -> None:
         suite = self._suite
         if self._scenario is not None and self._path is not None:
-            self._validate(self._path, self._scenario)
+            self._refuse_stale(self._path, self._scenario)
+
+        def make() -> ChaosMachine:
+            suite.say_steps(self._latest)
+            self._latest = self._class(**fixtures)
+            return self._latest
+
         with Driver(
             self._class,
             suite.session,
             test=self._test,
             journal=suite.journal(f"{self._test}::{name}"),
             options=suite.options,
-            make=lambda: self._class(**fixtures),
-            progress=suite.progress,
+            make=make,
+            progress=suite.progress(),
         ) as driver:
+            self._demand(driver)
             if self._scenario is None:
                 self._explore(driver)
             else:
                 self._replay(driver, self._scenario)
 
-    def _validate(self, path: Path, scenario: Scenario) -> None:
-        kinds, rules = fault_kinds(), author_rules(self._class)
-        text = path.read_text(encoding="utf-8-sig")
-        validate(
-            scenario,
-            faults={kind: tuple(fault.parameters) for kind, fault in kinds.items()},
-            ops={op: tuple(declared.arguments) for op, (_, declared) in rules.items()},
-            path=str(path),
-            text=text,
-        )
-        topology = self._class.system_declaration().topology()
-        for index, step in enumerate(scenario.steps):
-            problem = cure = ""
-            if isinstance(step, Op):
-                lacking = [name for name in required_arguments(rules[step.name][1]) if name not in step.args]
-                problem = f"the op {step.name!r} needs an argument {lacking[0]!r}" if lacking else ""
-            elif isinstance(step, Inject) and step.target is not None:
-                if not kinds[step.fault].targeted:
-                    problem, cure = f"the fault {step.fault!r} has no target", "leave it out"
-                elif not any(matches(name, step.target) or step.target.startswith(f"{name}/") for name in topology):
-                    problem, cure = f"the target {step.target!r} matches nothing", closest(step.target, topology)
-            if problem:
-                where = Source(str(path), text).where_step(index, len(scenario.steps))
-                raise InvalidScenario(str(path), where, problem, cure)
+    def _refuse_stale(self, path: Path, scenario: Scenario) -> None:
+        try:
+            refuse_stale(self._class, path, scenario)
+        except StaleScenario as error:
+            self._stale(error)
+            raise
+
+    def _stale(self, error: StaleScenario) -> None:
+        assert self._path is not None
+        properties = {"colos_outcome": "stale", "colos_scenario": relative(self._path)}
+        line = f"{error.where}: {error.problem}"
+        self.told = told.Told("stale", self._path.stem, line, properties=properties)
+        self._suite.remember(self._path, ReplayOutcome.STALE.value)
+
+    def _demand(self, driver: Driver) -> None:
+        """Fail where a fault that the user requires is declared, or needed, and not to be had."""
+        for kind in sorted(self._suite.demands.required & driver.unavailable.keys()):
+            raise ChaosFailure(f"the required fault {kind} is unavailable: {driver.unavailable[kind]}")
+
+    def _idle(self, why: str) -> None:
+        """Nothing was tested: no pass, and under --colos-strict a failure."""
+        if self._suite.demands.strict:
+            raise ChaosFailure(f"not exercised: {why} (--colos-strict)")
+        pytest.skip(f"not exercised: {why}")
+
+    # --- exploring ----------------------------------------------------------------------
 
     def _explore(self, driver: Driver) -> None:
         suite = self._suite
         known = {path.stem: found for path, found in suite.of_test(self._test).items() if found.known is not None}
         exploration = driver.explore(known, suite.directory)
-        suite.add(f"{self._test}::explore", exploration)
+        suite.say_steps(self._latest)
+        nothing_fired = bool(self._class.faults) and not exploration.exercised
+        idle = f"no fault fired in {exploration.examples} examples" if nothing_fired else ""
+        self.told = told.of_exploration(self._test, exploration, idle=idle)
         if exploration.failure is not None:
-            replay = suite.replay_command(self._test)
-            raise ChaosFailure(describe_failure(exploration.failure, replay=replay, seed=suite.seed))
-        if self._class.faults and not exploration.exercised:
-            pytest.skip(f"not exercised: no fault fired in {exploration.examples} examples")
+            raise ChaosFailure(
+                describe_failure(
+                    exploration.failure,
+                    replay=suite.replay_command(self._test),
+                    seed=suite.options.seed,
+                    with_found=suite.config.get_verbosity() > 0,
+                )
+            )
+        if idle:
+            self._idle(idle)
+        if self.told.outcome == "inconclusive":
+            pytest.skip(f"inconclusive: {self.told.line}")
+        if suite.demands.strict:
+            self._be_strict(exploration)
+
+    def _be_strict(self, exploration: Exploration) -> None:
+        if exploration.never:
+            self._idle(f"sometimes:{', sometimes:'.join(exploration.never)} never held")
+        refused: Mapping[str, int] = getattr(exploration, "refused_idle", None) or {}
+        if refused:
+            raise ChaosFailure(f"refused while no fault acted: {tally(refused)} (--colos-strict)")
+
+    # --- replaying ----------------------------------------------------------------------
 
     def _replay(self, driver: Driver, scenario: Scenario) -> None:
         assert self._path is not None
@@ -284,28 +193,43 @@ class _Run:
         try:
             replay = driver.replay(scenario, until_failed=scenario.known is not None)
         except FaultUnavailable as error:
+            if error.kind in self._suite.demands.required:
+                raise ChaosFailure(f"a required fault: {error}") from None
             pytest.skip(str(error))
         except InvalidSpecification as error:
-            raise InvalidScenario(str(self._path), "steps", str(error)) from None
-        self._judge(scenario, replay)
+            stale = StaleScenario(str(self._path), "steps", str(error))
+            self._stale(stale)
+            raise stale from None
+        self._suite.say_steps(self._latest)
+        self.told = told.of_replay(self._path, replay)
+        self._suite.remember(self._path, replay.outcome.value, replay.failed, replay.runs)
+        self._judge(self._path, scenario, replay)
 
-    def _judge(self, scenario: Scenario, replay: Replay) -> None:
-        assert self._path is not None
+    def _judge(self, path: Path, scenario: Scenario, replay: Replay) -> None:
         if scenario.known is not None and replay.failed:
             pytest.xfail(f"known: {scenario.known}")
-        if replay.verdict.violation is not None:
-            raise ChaosFailure(describe_replay(self._path, scenario, replay))
+        match replay.outcome:
+            case ReplayOutcome.FAILED | ReplayOutcome.FLAKY | ReplayOutcome.DIFFERENT:
+                raise ChaosFailure(describe_replay(path, scenario, replay))
+            case ReplayOutcome.NOT_EXERCISED:
+                self._idle(replay.verdict.reason)
+            case ReplayOutcome.INCONCLUSIVE:
+                pytest.skip(f"inconclusive: {replay.verdict.reason}")
         if scenario.known is not None:
             raise ChaosFailure(
-                f"{self._path.name}: this known failure ({scenario.known}) did not happen in {replay.runs} runs; "
-                "if it is mended, take the line 'known' out of the file, which then guards against its return"
+                f"{path.name}: fixed: this known failure ({scenario.known}) did not happen in {replay.runs} runs"
+                f"{power_note(replay)}; if it is mended, take the line 'known' out of the file, "
+                "which then guards against its return"
             )
-        if replay.verdict.outcome is Outcome.NOT_EXERCISED and any(isinstance(s, Inject) for s in scenario.steps):
-            pytest.skip(f"not exercised: {replay.verdict.reason}")
+
+
+# --- items -------------------------------------------------------------------------------
 
 
 class _ChaosItem(pytest.Function):
     """A function item whose failures tell the user's story, not ours."""
+
+    run_of: _Run
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
         """The report for a violation, one sentence for our own errors, pytest's traceback for anything else."""
@@ -314,9 +238,24 @@ class _ChaosItem(pytest.Function):
             return str(error)
         if isinstance(error, HarnessBroken):
             return f"harness broken (no verdict on the system): {error}"
+        if isinstance(error, StaleScenario):
+            return f"stale: {error}"
         if isinstance(error, ColosError):
             return f"{type(error).__name__}: {error}"
         return super().repr_failure(excinfo)
+
+    def take_told(self) -> told.Told | None:
+        """What the item came to, once; for a test that runs again, anew."""
+        taken, self.run_of.told = self.run_of.told, None
+        return taken
+
+    def where(self) -> tuple[str, int]:
+        """The file and the line (from 1) of the machine's class."""
+        machine = self.run_of._class
+        try:
+            return inspect.getsourcefile(machine) or str(self.path), inspect.getsourcelines(machine)[1]
+        except OSError:
+            return str(self.path), 1
 
 
 class Explore(_ChaosItem):

@@ -25,7 +25,7 @@ class Options:
     confirm_runs: int = 10
     minimise_runs: int = 200
     minimise_s: float = 60.0
-    #: At most so many runs of a scenario that is to hold.
+    #: At most so many runs of a saved scenario.
     replay_runs: int = 30
     deadlines: Deadlines = field(default_factory=Deadlines)
 
@@ -81,7 +81,7 @@ class ReplayOutcome(Enum):
 
     #: It never happened, in as many runs as would have shown it with 99 %.
     FIXED = "fixed"
-    #: It happened each time.
+    #: It happened in every run.
     FAILED = "failed"
     #: It happened in some runs, and not in others.
     FLAKY = "flaky"
@@ -91,6 +91,8 @@ class ReplayOutcome(Enum):
     NOT_EXERCISED = "not exercised"
     #: The environment kept it from a verdict.
     INCONCLUSIVE = "inconclusive"
+    #: The file names what is no longer there.  No replay comes to it: there is none.
+    STALE = "stale"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Replay:
     """What replaying a scenario came to.
 
     `failed` of `runs` violated the property that the file names; `power` is the chance that a failure as frequent
-    as the file says would have shown itself in so many runs.  `verdict` is the last one that says something.
+    as the file says would have shown itself in those runs in which a fault fired.  `verdict` is that of the run
+    which says most, and `output` and `journal` are of the same run; `fired` counts over all of them.
     """
 
     scenario: Scenario

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
-from colos.chaos import minimise as search
-from colos.chaos.executor import Executor, Setting
+from colos.chaos.executor import Setting
 from colos.chaos.outcomes import Replay, ReplayOutcome
 from colos.chaos.properties import Outcome, Verdict
 from colos.chaos.rerun import Rerun
-from colos.chaos.scenario import Scenario
+from colos.chaos.scenario import Inject, Repro, Scenario
 
-__all__ = ["replay"]
+__all__ = ["LEAST_RUNS", "POWER", "power", "rate", "replay", "runs_needed"]
+
+LEAST_RUNS = 3
+"""A replay has at least so many runs; after a failure, at most so many in all."""
+POWER = 0.99
+"""The chance that a failure as frequent as the file says shows itself in the runs that are needed."""
+_INCONCLUSIVE_MOST = 3
+
+
+def rate(repro: Repro | None) -> float:
+    """How often a failure is taken to happen: Laplace's estimate, which is never 0 and never 1.
+
+    A file without a `repro`, such as one written by hand, says nothing, for which the estimate is 1/2.
+    """
+    return (repro.failed + 1) / (repro.runs + 2) if repro is not None else 0.5
+
+
+def runs_needed(repro: Repro | None) -> int:
+    """How many runs without the failure say that it is gone, with 99 %: 3 or more."""
+    return max(LEAST_RUNS, math.ceil(math.log(1 - POWER) / math.log(1 - rate(repro))))
+
+
+def power(repro: Repro | None, runs: int) -> float:
+    """The chance that a failure as frequent as `repro` says would have shown itself in so many runs."""
+    return 1.0 - (1.0 - rate(repro)) ** runs
 
 
 def replay(
@@ -24,26 +49,77 @@ def replay(
     most: int,
     progress: Callable[[str], None],
 ) -> Replay:
-    """Run a scenario's steps, each time in a fresh sandbox.
+    """Run a scenario's steps, each time in a fresh sandbox, and say what became of its failure.
 
-    A scenario that is to hold is run often enough to catch a failure as frequent as its file
-    says; with `until_failed` the first failure is enough.
+    As many runs as `runs_needed` says, at most `most`.  One failure decides that the scenario does not
+    hold; whether it is *failed* or *flaky* is told by 3 runs, so that the replay ends after a failure as
+    soon as it has had so many; with `until_failed` it ends at once.  A run without a verdict is no run: it
+    is repeated, up to 3 times in all.  The journal that is named is the one of the run that is told of.
     """
-    runs = min(most, search.tries_for(scenario.repro)) if scenario.repro else 1
-    failed, done, last = 0, 0, Verdict(Outcome.NOT_EXERCISED)
-    executor: Executor | None = None
-    while done < runs:
-        done += 1
-        progress(f"replaying: run {done}/{runs}")
-        last, executor = rerun(scenario.steps)
-        failed += last.violation is not None and last.violation.name == scenario.violates
-        if last.violation is not None or (until_failed and failed):
+    needed = min(most, runs_needed(scenario.repro))
+    seen = _Seen(scenario, setting.journal.path)
+    while seen.runs < needed and seen.inconclusive < _INCONCLUSIVE_MOST:
+        progress(f"replaying: run {seen.runs + 1}/{needed}{f'; failed {seen.failed}' if seen.failed else ''}")
+        verdict, executor = rerun(scenario.steps)
+        if seen.take(verdict, executor.last_output, setting.journal.path):
+            # The runs that follow write elsewhere: this one is what will be told.
+            setting.journal.restart(_other(setting.journal.path))
+        if seen.violated and (until_failed or seen.runs >= LEAST_RUNS):
             break
-    output = executor.last_output if executor is not None else ""
-    if failed:
-        outcome = ReplayOutcome.FAILED
-    elif last.violation is not None:
-        outcome = ReplayOutcome.DIFFERENT
-    else:
-        outcome = ReplayOutcome.NOT_EXERCISED if last.outcome is Outcome.NOT_EXERCISED else ReplayOutcome.FIXED
-    return Replay(scenario, outcome, failed, done, 0.0, last, Counter(setting.fired), output, setting.journal.path)
+    return seen.told(Counter(setting.fired))
+
+
+def _other(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-again{path.suffix}")
+
+
+class _Seen:
+    """What the runs so far came to, and the one that says most."""
+
+    def __init__(self, scenario: Scenario, journal: Path) -> None:
+        self.runs = self.failed = self.inconclusive = 0
+        self._scenario = scenario
+        self._faulty = any(isinstance(step, Inject) for step in scenario.steps)
+        self._different = self._exercised = 0
+        self._best = (-1, Verdict(Outcome.NOT_EXERCISED, reason="there was no run"), "", journal)
+        self._spoilt = self._best
+
+    @property
+    def violated(self) -> int:
+        """How many runs violated any property."""
+        return self.failed + self._different
+
+    def take(self, verdict: Verdict, output: str, journal: Path) -> bool:
+        """Count a run; whether it violated something and says more than those before."""
+        if verdict.outcome.value == "inconclusive":
+            self.inconclusive += 1
+            self._spoilt = (0, verdict, output, journal)
+            return False
+        self.runs += 1
+        self._exercised += verdict.outcome is not Outcome.NOT_EXERCISED or not self._faulty
+        worth = 1
+        if verdict.violation is not None:
+            same = verdict.violation.name == self._scenario.violates
+            self.failed += same
+            self._different += not same
+            worth = 3 if same else 2
+        more = worth > self._best[0]
+        if more:
+            self._best = (worth, verdict, output, journal)
+        return more and verdict.violation is not None
+
+    def told(self, fired: Counter[str]) -> Replay:
+        """The whole of it."""
+        outcome = self._outcome()
+        _, verdict, output, journal = self._spoilt if outcome is ReplayOutcome.INCONCLUSIVE else self._best
+        reached = power(self._scenario.repro, self._exercised)
+        return Replay(self._scenario, outcome, self.failed, self.runs, reached, verdict, fired, output, journal)
+
+    def _outcome(self) -> ReplayOutcome:
+        if self.failed:
+            return ReplayOutcome.FAILED if self.failed == self.runs else ReplayOutcome.FLAKY
+        if self._different:
+            return ReplayOutcome.DIFFERENT
+        if self.inconclusive >= _INCONCLUSIVE_MOST:
+            return ReplayOutcome.INCONCLUSIVE
+        return ReplayOutcome.FIXED if self._exercised else ReplayOutcome.NOT_EXERCISED

@@ -9,12 +9,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colos.chaos.replay import POWER
 from colos.chaos.scenario import Heal, Inject, Scenario, Step
 
 if TYPE_CHECKING:
     from colos.chaos.outcomes import Exploration, Failure, Replay
 
-__all__ = ["describe_failure", "describe_replay", "explain", "numbered", "summary_lines", "tally"]
+__all__ = [
+    "describe_failure",
+    "describe_replay",
+    "explain",
+    "numbered",
+    "plural",
+    "power_note",
+    "relative",
+    "summary_lines",
+    "tally",
+    "told_outcome",
+]
 
 _OUTPUT_LINES = 15
 _LONGEST_ARGUMENT = 70
@@ -49,7 +61,8 @@ def numbered(steps: Sequence[Step]) -> str:
     return "\n".join(lines)
 
 
-def _relative(path: Path) -> str:
+def relative(path: Path) -> str:
+    """A path as seen from here, where that is shorter."""
     shorter = os.path.relpath(path)
     return shorter if not shorter.startswith("..") else str(path)
 
@@ -59,8 +72,11 @@ def _output(text: str) -> list[str]:
     return ["", "the system's own output ended:", *(f"    {line}" for line in tail)] if tail else []
 
 
-def describe_failure(failure: Failure, *, replay: str, seed: int) -> str:
-    """Law 10: the property, the minimal steps, how often, where the journal is, the command that replays."""
+def describe_failure(failure: Failure, *, replay: str, seed: int, with_found: bool = False) -> str:
+    """Law 10: the property, the minimal steps, how often, where the journal is, the command that replays.
+
+    With `with_found` also the steps as they were found.
+    """
     shorter = f", from {len(failure.found)} found" if len(failure.found) != len(failure.minimal) else ""
     gave_up = " (the budget ended the minimising: there may be a shorter one)" if failure.exhausted else ""
     lines = [
@@ -70,15 +86,16 @@ def describe_failure(failure: Failure, *, replay: str, seed: int) -> str:
         f"{'minimal steps' if failure.repro.failed else 'steps'} ({len(failure.minimal)}{shorter}){gave_up}:",
         numbered(failure.minimal),
         "",
+        *([f"found steps ({len(failure.found)}):", numbered(failure.found), ""] if with_found and shorter else []),
         f"reproduced  {failure.repro.failed} of {failure.repro.runs} runs",
     ]
     if failure.saved is not None:
-        lines.append(f"scenario    {_relative(failure.saved)}")
+        lines.append(f"scenario    {relative(failure.saved)}")
         lines.append(f"replay      {replay.format(name=failure.saved.stem)}")
     else:
         why = failure.not_saved or "it did not happen again when the same steps were run"
         lines.append(f"not saved   {why}; to search the same way: --colos-seed={seed}")
-    lines.append(f"journal     {_relative(failure.journal)}")
+    lines.append(f"journal     {relative(failure.journal)}")
     return "\n".join(lines + _output(failure.output))
 
 
@@ -91,13 +108,40 @@ def describe_replay(path: Path, scenario: Scenario, replay: Replay) -> str:
         f"{violation.name} is violated{other}",
         textwrap.indent(violation.detail, "    "),
         "",
-        f"steps of {_relative(path)}:",
+        f"steps of {relative(path)}:",
         numbered(scenario.steps),
         "",
+        f"outcome     {replay.outcome.value}",
         f"failed      {replay.failed} of {replay.runs} runs",
-        f"journal     {_relative(replay.journal)}",
+        f"journal     {relative(replay.journal)}",
     ]
     return "\n".join(lines + _output(replay.output))
+
+
+def told_outcome(replay: Replay) -> str:
+    """A replay's outcome in a line, such as ``flaky 1 of 5``; what a limit has cost is said."""
+    match replay.outcome.value:
+        case "flaky":
+            return f"flaky {replay.failed} of {replay.runs}"
+        case "different" if replay.verdict.violation is not None:
+            return f"different: {replay.verdict.violation.name} in place of {replay.scenario.violates}"
+        case "fixed":
+            return f"fixed: never failed in {plural(replay.runs, 'run')}{power_note(replay)}"
+        case "not exercised" | "inconclusive":
+            return f"{replay.outcome.value}: {replay.verdict.reason}"
+    return f"{replay.outcome.value} {replay.failed} of {replay.runs}"
+
+
+def power_note(replay: Replay) -> str:
+    """What the runs are worth where they are fewer than it takes, else nothing."""
+    if replay.power >= POWER:
+        return ""
+    return f" (a failure as frequent as the file says shows itself in so many with {100 * replay.power:.0f} %)"
+
+
+def plural(count: int, what: str) -> str:
+    """A count with its noun."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def tally(counts: Mapping[str, int]) -> str:
@@ -114,6 +158,7 @@ def summary_lines(name: str, exploration: Exploration) -> list[str]:
     lines += [f"  unavailable: {kind}: {reason}" for kind, reason in sorted(exploration.unavailable.items())]
     lines += [f"  never drawn: {kind}: {reason}" for kind, reason in sorted(exploration.never_drawn.items())]
     lines += [f"  known failure met {count} times: {known}" for known, count in sorted(exploration.known.items())]
+    lines += [f"  inconclusive ×{count}: {why}" for why, count in sorted(exploration.inconclusive.items())]
     if exploration.never:
         lines.append(f"  not exercised: sometimes:{', sometimes:'.join(exploration.never)}")
     return lines

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from colos.chaos.driver import Driver
 from colos.chaos.machine import ChaosMachine
-from colos.chaos.outcomes import Exploration, Failure, Options
+from colos.chaos.outcomes import Exploration, Failure, Options, ReplayOutcome
 from colos.chaos.report import numbered, tally
 from colos.chaos.sandbox.session import Session
 from colos.chaos.scenario import load
@@ -135,7 +135,8 @@ class _Demo:
         if replay.failed:
             print("   violated again, as the file says\n")
             return True
-        print(f"   {replay.verdict.outcome.value}: the promise is kept\n")
+        said = "held" if replay.outcome is ReplayOutcome.FIXED else replay.outcome.value
+        print(f"   {said}: the promise is kept\n")
         return False
 
     def _tell(self, failure: Failure) -> None:

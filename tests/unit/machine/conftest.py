@@ -131,7 +131,7 @@ class Lab:
 
     def replay(self, cls: type[ChaosMachine], steps: Sequence[Step], violates: str = "", **options: Any) -> Replay:
         scenario = Scenario("test_x.py::TestX", violates, tuple(steps), Repro(1, 1))
-        with self.driver(cls, **options) as driver:
+        with self.driver(cls, **{"replay_runs": 1, **options}) as driver:
             return driver.replay(scenario, until_failed=False)
 
     def journal(self, kind: str | None = None) -> list[dict[str, Any]]:

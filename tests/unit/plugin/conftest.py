@@ -116,8 +116,8 @@ class Project:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
-        monkeypatch.delenv(name)  # the project's own run is no worker, whatever runs this test
+    for name in [name for name in os.environ if name.startswith(("PYTEST_XDIST", "GITHUB_"))]:
+        monkeypatch.delenv(name)  # the project's own run is no worker and no job, whatever runs this test
     return Project(pytester)
 
 

@@ -27,8 +27,11 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "missing": ('format = 1\ntest = "x"\nsteps = []\n', r".*violates.*"),
     "typo": (HEAD + 'knwon = "x"\nsteps = []\n', r"line 4: .*'knwon'.*did you mean 'known'.*"),
     "field": (steps('{ target = "box" }'), r"line 5: a step has exactly one of op, fault and heal.*"),
-    "gone": (HEAD.replace("TestHolds", "TestHold") + "steps = []\n", rf"test: .*TestHold'.*did you mean '{TEST}'.*"),
-    "gone_file": (HEAD.replace("test_box", "test_gone") + "steps = []\n", r"test: .*'test_gone.py::TestHolds'.*"),
+}
+#: Files whose machine is gone, which are no error.
+ORPHANS: dict[str, tuple[str | bytes, str]] = {
+    "gone": (HEAD.replace("TestHolds", "TestHold") + "steps = []\n", rf".*TestHold'; did you mean '{TEST}'.*"),
+    "gone_file": (HEAD.replace("test_box", "test_gone") + "steps = []\n", r".*'test_gone.py::TestHolds'.*"),
 }
 #: The same, found out when the machine is known.
 UNFIT: dict[str, tuple[str | bytes, str]] = {
@@ -45,28 +48,45 @@ UNFIT: dict[str, tuple[str | bytes, str]] = {
 def test_a_file_that_cannot_be_used_says_where_and_why_and_stays_as_it_is(project):
     """One item each, named after the file; what can run does."""
     project.box(HOLDS)
-    written = {name: project.write(f"scenarios/{name}.toml", text) for name, (text, _) in {**FILES, **UNFIT}.items()}
+    wanted = {**FILES, **UNFIT}
+    written = {name: project.write(f"scenarios/{name}.toml", text) for name, (text, _) in {**wanted, **ORPHANS}.items()}
     before = {name: path.read_bytes() for name, path in written.items()}
     project.scenario("good", TEST, "always:x", '{ fault = "kill", target = "box" }')
     result = project.pytest(*FEW)
     text = result.stdout.str()
     unsaid = []
-    for name, (_, wanted) in {**FILES, **UNFIT}.items():
-        if not re.search(rf"{re.escape(str(written[name]))}: {wanted}$", text, re.MULTILINE):
-            unsaid.append((name, wanted, re.findall(rf"^.*{name}.*$", text, re.MULTILINE)))
+    for name, (_, pattern) in wanted.items():
+        stale = "stale: " if name in UNFIT else ""
+        if not re.search(rf"^{stale}{re.escape(str(written[name]))}: {pattern}$", text, re.MULTILINE):
+            unsaid.append((name, pattern, re.findall(rf"^.*{name}.*$", text, re.MULTILINE)))
     assert not unsaid
-    result.assert_outcomes(passed=2, failed=len(written))
+    for name, (_, pattern) in ORPHANS.items():
+        assert len(re.findall(rf"^orphaned: scenarios/{name}.toml: {pattern}$", text, re.MULTILINE)) == 1, text
+        assert text.count(f"{name}.toml") == 1
+    result.assert_outcomes(passed=2, failed=len(wanted))
     assert "Traceback" not in text
     assert "colos/chaos" not in text
     assert {name: path.read_bytes() for name, path in written.items()} == before
+
+
+def test_a_scenario_whose_machine_is_gone_is_a_failure_under_strict(project):
+    project.box(HOLDS)
+    for name, (text, _) in ORPHANS.items():
+        project.write(f"scenarios/{name}.toml", text)
+    result = project.pytest("--colos-strict", *FEW)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines([f"*gone.toml: test: there is no chaos machine*did you mean '{TEST}'*"])
+    assert "orphaned" not in result.stdout.str()
 
 
 def test_files_about_other_tests_are_left_alone_when_some_tests_were_asked_for(project):
     project.box(HOLDS)
     project.write("test_other.py", "def test_other():\n    pass\n")
     project.scenario("gone", "test_other.py::TestGone", "always:x", '{ fault = "kill" }')
-    project.pytest("test_box.py", *FEW).assert_outcomes(passed=1)
-    project.pytest("test_other.py", *FEW).assert_outcomes(passed=1)
+    for asked in ("test_box.py", "test_other.py"):
+        result = project.pytest(asked, *FEW)
+        result.assert_outcomes(passed=1)
+        assert "orphaned" not in result.stdout.str()
 
 
 ACTORS = """

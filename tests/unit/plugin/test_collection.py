@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -48,21 +49,29 @@ def test_items_run_and_are_selected_as_any_other(project):
         """,
     )
     project.scenario(*HARMLESS)
-    by_id = project.pytest("test_box.py::TestHolds::scenario[kill-it]", "-v")
+    by_id = project.pytest("test_box.py::TestHolds::scenario[kill-it]", "-vv")
     by_id.assert_outcomes(passed=1)
-    by_id.stdout.fnmatch_lines(["test_box.py::TestHolds::scenario?kill-it? PASSED*"])
+    by_id.stdout.fnmatch_lines(["test_box.py::TestHolds::scenario?kill-it? *PASSED*"])
+    assert by_id.stdout.lines.count("colos:   fault  kill on box") == 7  # the steps of each run
     project.pytest("-k", "TestHolds and explore", *FEW).assert_outcomes(passed=1, deselected=2)
 
     project.write("broken", "")
     stopped = project.pytest("-x", "--junitxml=all.xml", *FEW, "-k", "Switched or scenario")
     stopped.assert_outcomes(passed=1, failed=1, deselected=1)
-    cases = {
-        (case.get("classname"), case.get("name")): [child.tag for child in case]
-        for case in ElementTree.parse(project.path / "all.xml").iter("testcase")
-    }
+    tree = ElementTree.parse(project.path / "all.xml")
+    cases = {(case.get("classname"), case.get("name")): [child.tag for child in case] for case in tree.iter("testcase")}
     assert cases == {
-        ("test_box.TestHolds", "scenario[kill-it]"): [],
+        ("test_box.TestHolds", "scenario[kill-it]"): ["properties"],
         ("test_box.TestSwitched", "explore"): ["failure"],
+    }
+    properties = {each.get("name"): each.get("value") for each in tree.iter("property")}
+    assert properties == {
+        "colos_outcome": "fixed",
+        "colos_scenario": "scenarios/kill-it.toml",
+        "colos_violates": "always:anything",
+        "colos_failed": "0/7",
+        "colos_power": "0.9922",
+        "colos_fired": "kill ×7",
     }
     (project.path / "broken").unlink()
     again = project.pytest("--lf", "-v", *FEW)
@@ -213,17 +222,60 @@ def test_workers_of_xdist_explore_apart_and_tell_together(project):
     project.write("test_plain.py", "def test_plain():\n    pass\n")
     project.scenario("lost", "test_plain.py::TestGone", *HARMLESS[2:])
     result = project.pytest("-n", "2", "-p", "xdist", *FEW)
-    result.assert_outcomes(passed=4, failed=2)
+    result.assert_outcomes(passed=4)
     result.stdout.re_match_lines_random(
         [
             r"test_box.py::TestHolds::explore: 2 examples; faults fired: kill ×\d",
             r"test_box.py::TestToo::explore: 2 examples; faults fired: kill ×\d",
-            r".*gone.toml: test: there is no chaos machine 'test_box.py::TestGone'.*",
-            r".*lost.toml: test: there is no chaos machine 'test_plain.py::TestGone'.*",
+            r"orphaned: scenarios/gone.toml: there is no chaos machine 'test_box.py::TestGone'.*",
+            r"orphaned: scenarios/lost.toml: there is no chaos machine 'test_plain.py::TestGone'.*",
         ]
     )
+    assert result.stdout.str().count("orphaned") == 2
     journals = {path.name.rpartition("-")[2] for path in (project.path / ".colos/journal").iterdir()}
     assert journals <= {"gw0.jsonl", "gw1.jsonl"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["loadgroup", "each"])
+def test_every_way_to_distribute_runs_every_item(project, mode):
+    """The two that differ most from the default: one changes the items' ids, one runs each item twice."""
+    pytest.importorskip("xdist")
+    project.box("import pytest\n", HOLDS.replace("class", "@pytest.mark.xdist_group('one')\nclass"))
+    project.scenario(*HARMLESS, extra="repro = { failed = 10, runs = 10 }\n")
+    project.scenario("gone", "test_box.py::TestGone", *HARMLESS[2:])
+    result = project.pytest("-n", "2", "--dist", mode, *FEW)
+    times = 2 if mode == "each" else 1
+    result.assert_outcomes(passed=2 * times)
+    text = result.stdout.str()
+    assert text.count("TestHolds::explore: 2 examples; faults fired: kill ") == times
+    assert text.count("orphaned: scenarios/gone.toml") == 1
+    assert text.count("colos: sandbox namespaces") == 1
+    result.stdout.re_match_lines([rf"fixed: {times} scenarios?: kill-it"])
+
+
+def test_any_order_and_any_choice_runs_the_same_items(project):
+    """Shuffled by another plugin, and one item deselected; which of them come first changes none of them."""
+    project.write(
+        "conftest.py",
+        """
+        import pytest
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_collection_modifyitems(items):
+            items.reverse()
+        """,
+    )
+    project.box(HOLDS)
+    repro = "repro = { failed = 10, runs = 10 }\n"
+    for name in ("a", "b"):
+        project.scenario(name, *HARMLESS[1:], extra=repro)
+    project.write("scenarios/torn.toml", "format = ")
+    result = project.pytest("-v", "--deselect=test_box.py::TestHolds::scenario[a]", *FEW)
+    result.assert_outcomes(passed=2, failed=1, deselected=1)
+    said = [line.partition(" ")[0] for line in result.outlines if re.search("(PASSED|FAILED) +\\[", line)]
+    assert said == ["::scenarios/torn::toml", "test_box.py::TestHolds::scenario[b]", "test_box.py::TestHolds::explore"]
+    assert "orphaned" not in result.stdout.str()
 
 
 def test_who_does_not_use_it_does_not_pay(project):

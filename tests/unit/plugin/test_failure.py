@@ -51,7 +51,8 @@ def test_a_violation_tells_what_why_how_often_where_and_how_to_see_it_again(proj
     replayed = project.pytest(*command)
     replayed.assert_outcomes(failed=1)
     assert "always:started_once is violated" in report_of(replayed)
-    assert line(replayed, "failed") == "1 of 1 runs"
+    assert line(replayed, "failed") == "3 of 3 runs"
+    assert line(replayed, "outcome") == "failed"
     assert (project.path / line(replayed, "journal")).exists()
     for noise in NOISE:
         assert noise not in replayed.stdout.str() + replayed.stderr.str()

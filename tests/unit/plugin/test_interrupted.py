@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 STARTED_S = 30.0
@@ -154,4 +155,21 @@ def test_the_death_of_pytest_leaves_nothing(project, run, tier, moment):
     time.sleep(random.Random(f"{tier} {moment} dies").uniform(0, 0.5))  # this is the moment
     running.process.kill()
     assert running.process.wait(GONE_S) == -signal.SIGKILL
+    assert until(lambda: not running.left(), GONE_S), running.left()
+
+
+@pytest.mark.slow
+def test_the_death_of_a_worker_of_xdist_leaves_nothing(project, run):
+    """The run goes on to its end without it; its sandboxes end with it."""
+    pytest.importorskip("xdist")
+    project.box(STORM)
+    running = run("--colos-steps=8", "-n", "2", "--max-worker-restart=0")
+    running.wait_until('"fault-fired"')
+    workers = [child for child in psutil.Process(running.process.pid).children() if child.children()]
+    assert len(workers) == 1, running.said()  # the one that explores has a template below it
+    below = workers[0].children(recursive=True)
+    assert below
+    workers[0].kill()
+    assert running.process.wait(STARTED_S) == pytest.ExitCode.TESTS_FAILED, running.said()
+    assert "crashed" in running.said()
     assert until(lambda: not running.left(), GONE_S), running.left()

@@ -78,8 +78,9 @@ def test_a_known_failure_that_is_mended_asks_for_its_line_to_go(fragile):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "mended.toml: this known failure (we know) did not happen in 1 runs; "
-            "if it is mended, take the line 'known' out of the file, which then guards against its return"
+            "mended.toml: fixed: this known failure (we know) did not happen in 7 runs; "
+            "if it is mended, take the line 'known' out of the file, which then guards against its return",
+            "fixed: mended: never failed in 7 runs; its line 'known' (we know) may go",
         ]
     )
     assert put.read_bytes() == before
