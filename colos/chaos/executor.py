@@ -11,30 +11,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hypothesis.errors import HypothesisException, StopTest, UnsatisfiedAssumption
 
 from colos.chaos import builtin
-from colos.chaos.bridge import OpDeadline, OpStuck, Outlet
-from colos.chaos.fault import Fault, Lease, Site
-from colos.chaos.journal import Journal
+from colos.chaos.bridge import OpDeadline, OpStuck
+from colos.chaos.fault import Lease, Site
 from colos.chaos.properties import Outcome, Property, Verdict, Violation
-from colos.chaos.sandbox.session import Session
-from colos.chaos.sandbox.spec import SandboxSpec
 from colos.chaos.scenario import Heal, Inject, Op, describe
-from colos.chaos.system import RunningSystem, System
+from colos.chaos.system import RunningSystem
 from colos.chaos.telling import name_of, short, told
+from colos.chaos.terms import REFUSALS, UNKNOWNS, Deadlines, Setting
+from colos.chaos.tolerance import Tolerance
 from colos.errors import (
-    ActorExited,
-    CallTimeout,
-    ConnectionLost,
     FaultUnavailable,
     HarnessBroken,
-    MailboxFull,
-    NoSuchActor,
-    NoSuchNode,
     StartFailed,
 )
 
@@ -43,24 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["REFUSALS", "UNKNOWNS", "Deadlines", "Executor", "Setting"]
 
-#: What a client may be told about an operation that did not happen.
-REFUSALS: tuple[type[BaseException], ...] = (
-    ActorExited,
-    NoSuchActor,
-    NoSuchNode,
-    MailboxFull,
-    ConnectionRefusedError,
-)
-#: What a client sees when an operation may or may not have happened.
-UNKNOWNS: tuple[type[BaseException], ...] = (
-    CallTimeout,
-    ConnectionLost,
-    OpDeadline,
-    ConnectionResetError,
-    ConnectionAbortedError,
-    BrokenPipeError,
-    EOFError,
-)
 #: How Hypothesis steers a test case; never an outcome of an operation.
 _STEERING = (StopTest, UnsatisfiedAssumption, HypothesisException)
 _FIRST_PAUSE_S = 0.002
@@ -69,41 +43,6 @@ _LONGEST_PAUSE_S = 0.05
 _AFTERMATH_STEPS = 2
 #: How long a coroutine that could not be ended may take to end when its sandbox is gone.
 _UNSTUCK_S = 2.0
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """How long the executor waits, in seconds, for each kind of thing."""
-
-    start_s: float = 20.0
-    step_s: float = 10.0
-    settle_s: float = 2.0
-    heal_s: float = 5.0
-    stop_s: float = 10.0
-
-
-@dataclass
-class Setting:
-    """What all runs of one item share."""
-
-    session: Session
-    outlet: Outlet
-    system: System
-    properties: tuple[Property, ...]
-    kinds: Mapping[str, type[Fault]]
-    journal: Journal
-    spec: SandboxSpec
-    refusals: tuple[type[BaseException], ...] = ()
-    unknowns: tuple[type[BaseException], ...] = ()
-    without: frozenset[str] = frozenset()
-    deadlines: Deadlines = field(default_factory=Deadlines)
-    #: Faults that really fired, and `sometimes` that came true, over all runs so far.
-    fired: Counter[str] = field(default_factory=Counter)
-    injected: Counter[str] = field(default_factory=Counter)
-    mechanisms: dict[str, str] = field(default_factory=dict)
-    seen_sometimes: set[str] = field(default_factory=set)
-    #: Operations that were refused in calm, by rule.
-    refused_idle: Counter[str] = field(default_factory=Counter)
 
 
 class Executor:
@@ -120,10 +59,15 @@ class Executor:
         self.fired: Counter[str] = Counter()
         #: The end of what the system wrote to its standard output and error, once the run is closed.
         self.last_output = ""
-        self._kind_of: dict[str, str] = {}
+        self._kind_of: dict[str, tuple[str, str | None]] = {}
         #: How many steps were begun since the last fault was over; None before the first.
         self._since_fault: int | None = None
         self._stuck: OpStuck | None = None
+        self._tolerance = Tolerance(machine.tolerates, setting.system.topology())
+        #: Whom a counted fault that is over may have ended, as long as they are not seen alive again.
+        self._down: set[str] = set()
+        #: How a step went beyond what the system claims to survive: liveness is not demanded any more.
+        self.beyond = ""
         self._stack = ExitStack()
         self._running: RunningSystem | None = None
         self._site: Site | None = None
@@ -188,6 +132,24 @@ class Executor:
             self._end_step()
         return False, None
 
+    def excess(self, kind: str, target: str | None) -> str | None:
+        """How a fault would go beyond what the system claims to survive, beside those that act; None when it does not.
+
+        One that was killed counts until it is seen alive again after a step.
+        """
+        counted = [step for step in self.active_steps() if self._tolerance.counts(step.fault)]
+        affected = self._down.union(*(self._tolerance.subjects(step.target) for step in counted))
+        return self._tolerance.excess(kind, target, affected)
+
+    def _look_who_is_back(self) -> None:
+        for path in sorted(self._down):
+            assert self._running is not None
+            targets = self._running.targets(path)
+            if any(target.alive() for target in targets):
+                self._down.discard(path)
+            for target in targets:
+                target.close()
+
     def is_calm(self) -> bool:
         """Whether no fault acts, and none was over fewer than two steps ago: nothing excuses the system now."""
         return not self.leases and (self._since_fault is None or self._since_fault >= _AFTERMATH_STEPS)
@@ -210,7 +172,8 @@ class Executor:
 
     def _blame_hang(self, name: str, error: BaseException) -> bool:
         """Whether what is still waiting at its deadline is a violation: in calm, or when nothing ends it."""
-        if not isinstance(error, OpDeadline) or not (self.is_calm() or self._stuck is error):
+        excused = self.beyond or not self.is_calm()
+        if not isinstance(error, OpDeadline) or (excused and self._stuck is not error):
             return False
         since = "no fault acts" if self._since_fault is not None else "no fault was injected yet"
         self._violate(f"hang:{name}", f"{since}, and {told(error)}")
@@ -228,13 +191,17 @@ class Executor:
         unavailable = kind.unavailable(self.setting.session)
         if unavailable is not None:
             raise FaultUnavailable(step.fault, *unavailable)
+        excess = self.excess(step.fault, step.target)
+        if excess is not None:
+            self.beyond = excess
+            self._journal.record("note", beyond_the_declared_tolerance=excess)
         try:
             lease = kind.inject(self._site, step.target, step.args)
         except OSError as error:
             raise HarnessBroken(f"injecting {describe(step)}", str(error)) from error
         self.setting.injected[step.fault] += 1
         self.setting.mechanisms[step.fault] = lease.mechanism
-        self._kind_of[step.id] = step.fault
+        self._kind_of[step.id] = (step.fault, step.target)
         self.leases[step.id] = lease
         self._journal.record("fault-fired", id=step.id, mechanism=lease.mechanism, proof=lease.fired())
         if not lease.lasting:
@@ -281,6 +248,7 @@ class Executor:
         quiet = self._ask_quiet()
         if not quiet:
             self._journal.record("settle", quiet=False, waited_s=self.setting.deadlines.settle_s)
+        self._look_who_is_back()
 
     def _ask_quiet(self) -> bool:
         assert self._running is not None
@@ -360,7 +328,8 @@ class Executor:
             return Verdict(Outcome.VIOLATED, self.violation)
         outcome = Outcome.HELD if self.fired else Outcome.NOT_EXERCISED
         self._journal.record("verdict", outcome=outcome.value, fired=dict(self.fired))
-        return Verdict(outcome, reason="" if self.fired else "no fault fired")
+        beyond = f"beyond the declared tolerance: {self.beyond}" if self.beyond else ""
+        return Verdict(outcome, reason=beyond if self.fired else "no fault fired")
 
     def _prefetch(self) -> None:
         """Have the next run's sandbox made while this one comes to its end."""
@@ -375,7 +344,7 @@ class Executor:
         lease = self.leases.pop(lease_id, None)
         if lease is None:
             return
-        kind = self._kind_of[lease_id]
+        kind, target = self._kind_of[lease_id]
         try:
             proof = lease.fired()
             lease.heal()
@@ -394,11 +363,16 @@ class Executor:
                 )
             time.sleep(_FIRST_PAUSE_S)  # observing: the kernel tells nobody when a limit or a mount changed
         self._since_fault = 0
+        if self._tolerance.counts(kind):
+            self._down |= self._tolerance.subjects(target)
         self._journal.record("heal", id=lease_id, fault=kind, proof=proof)
 
     def _check_eventually(self) -> None:
         for declared in self.setting.properties:
             if declared.kind != "eventually" or self.violation is not None:
+                continue
+            if self.beyond:
+                self._journal.record("property", name=declared.full_name, not_judged=f"beyond tolerance: {self.beyond}")
                 continue
             deadline, pause_s = time.monotonic() + declared.within_s, _FIRST_PAUSE_S
             while (failure := self._evaluate(declared, final=True)) is not None:

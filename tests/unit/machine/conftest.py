@@ -8,20 +8,23 @@ through Hypothesis and back, thousands of times; real systems under real faults 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import strategies as st
 
 from colos.chaos.driver import Driver
 from colos.chaos.executor import Deadlines
-from colos.chaos.fault import EVERYTHING, REGISTRY, Fault, Lease, matches
+from colos.chaos.fault import REGISTRY
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.outcomes import Exploration, Options, Replay
 from colos.chaos.sandbox.spec import Place
 from colos.chaos.scenario import Repro, Scenario, Step
+
+sys.path.insert(0, str(Path(__file__).parent))
+from nowhere_kinds import KINDS  # found where this file is
 
 
 class Nowhere:
@@ -109,73 +112,6 @@ class Nothing:
 
     def stop(self, timeout_s: float) -> bool:
         return True
-
-
-class Held(Lease):
-    """Acts until it is healed, on nothing."""
-
-    mechanism = "nothing"
-
-    def fired(self) -> str:
-        return "held"
-
-    def heal(self) -> None:
-        pass
-
-    def is_healed(self) -> bool:
-        return True
-
-
-class Blow(Held):
-    """Over at once."""
-
-    lasting = False
-
-
-class Hold(Fault):
-    """A lasting fault, as far as the machine can see."""
-
-    kind = "hold"
-
-    @classmethod
-    def unavailable(cls, session: object) -> None:
-        return None
-
-    def arguments(self) -> Any:
-        return st.just({})
-
-    @classmethod
-    def inject(cls, site: object, target: str | None, arguments: object) -> Lease:
-        return Held()
-
-
-class Grip(Hold):
-    """Another one."""
-
-    kind = "grip"
-
-
-class Squeeze(Hold):
-    """One without a target."""
-
-    kind = "squeeze"
-    targeted = False
-
-
-class Strike(Hold):
-    """Ends whom it names."""
-
-    kind = "strike"
-
-    def deaths(self, target: str | None, topology: Sequence[str]) -> int:
-        return sum(matches(path, target or EVERYTHING) for path in topology)
-
-    @classmethod
-    def inject(cls, site: object, target: str | None, arguments: object) -> Lease:
-        return Blow()
-
-
-KINDS = {kind.kind: REGISTRY.pop(kind.kind) for kind in (Hold, Grip, Squeeze, Strike)}
 
 
 @pytest.fixture

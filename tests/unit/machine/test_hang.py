@@ -144,6 +144,26 @@ def test_a_hang_is_found_confirmed_minimised_and_replayed(lab, hanging):
     assert len(found.failure.minimal) == 4
 
 
+def test_refusals_are_counted_where_nothing_excuses_them(lab, nothing):
+    class Refusing(ChaosMachine):
+        system = nothing
+        refusals = (OSError,)
+
+        @rule()
+        def act(self):
+            raise OSError("no")
+
+        @rule()
+        def act_not(self):
+            pass
+
+    steps = [Op("act"), HELD, Op("act"), Heal("f1"), Op("act"), Op("act"), Op("act_not")]
+    with lab.driver(Refusing) as driver:
+        driver._rerun(steps)
+        assert +driver.setting.refused_idle == {"act": 2}
+    assert lab.explore(Refusing, examples=2, steps=3).refused_idle.keys() == {"act"}
+
+
 # --- the alarm ---------------------------------------------------------------------------
 
 
