@@ -240,7 +240,10 @@ class ChaosMachine(RuleBasedStateMachine):
         executor = self._executor
         if executor is None or fault.kind in self._unavailable:
             return []
-        return [target for target in self._survivable(fault, executor) if executor.excess(fault.kind, target) is None]
+        targets = self._survivable(fault, executor)
+        if self.tolerates is None:
+            return targets
+        return [target for target in targets if executor.excess(fault.kind, target) is None]
 
     def _survivable(self, fault: Fault, executor: Executor) -> list[str | None]:
         topology = self._topology()
