@@ -12,6 +12,7 @@ import functools
 import inspect
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -29,9 +30,10 @@ from hypothesis import strategies as st
 from hypothesis.control import _current_build_context
 from hypothesis.reporting import reporter
 
+from colos.chaos.alarm import OpDeadline, call_within
 from colos.errors import HarnessBroken
 
-__all__ = ["BACKENDS", "OpDeadline", "Outlet", "in_test_case"]
+__all__ = ["BACKENDS", "OpDeadline", "OpStuck", "Outlet", "in_test_case"]
 
 BACKENDS = ("asyncio", "trio")
 #: How long a cancelled coroutine may take to end.
@@ -41,8 +43,16 @@ _CLOSE_S = 5.0
 _LOOK_S = 0.5
 
 
-class OpDeadline(TimeoutError):
-    """A coroutine of the author's was still waiting at the step's deadline, and was cancelled."""
+class OpStuck(OpDeadline):
+    """A coroutine did not even end when it was cancelled: it blocks the event loop, or will not be cancelled."""
+
+    def __init__(self, said: str, ended: threading.Event) -> None:
+        super().__init__(said)
+        self._ended = ended
+
+    def ends(self, timeout_s: float) -> bool:
+        """Wait for it; False at the deadline."""
+        return self._ended.wait(timeout_s)
 
 
 class Outlet:
@@ -67,6 +77,12 @@ class Outlet:
             self._stack.close()
             self._ear.close()
             self._bell.close()
+
+    def abandon(self, held: ExitStack) -> Outlet:
+        """Leave a loop that is blocked for ever, its thread, and what is `held` on it; gives another one."""
+        # Whoever lets go of the portal waits for its thread; what a daemon thread holds, nobody ever lets go of.
+        threading.Thread(target=_hold, args=(self._stack, held), daemon=True, name="colos-abandoned").start()
+        return Outlet(self.backend)
 
     def _order(self, order: Callable[[TaskGroup], object]) -> None:
         """Have the loop carry out an order, soon."""
@@ -94,10 +110,11 @@ class Outlet:
     def call(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:
         """Call the author's function: a coroutine on the loop, anything else right here.
 
-        Raises what it raised; `OpDeadline` when a coroutine was still waiting at the deadline.
+        Raises what it raised; `OpDeadline` when it was still waiting at the deadline, and `OpStuck` when it
+        is a coroutine that cannot be ended.
         """
         if not inspect.iscoroutinefunction(function):
-            return function(*args, **kwargs)
+            return call_within(timeout_s, function, *args, **kwargs)
         task = _Task(function, args, kwargs, timeout_s)
         self._order(lambda group: group.start_soon(task.run))
         try:
@@ -107,6 +124,11 @@ class Outlet:
                 self._order(lambda _: task.cancel())
                 task.ended.wait(_CANCEL_S)  # cancelling only asks; a thread that waits on the sandbox takes our answers
             raise
+
+
+def _hold(*held: ExitStack) -> None:
+    threading.Event().wait()
+    del held
 
 
 class _Task:
@@ -125,10 +147,21 @@ class _Task:
         self.ended = threading.Event()
 
     def result(self, loop: Future[None]) -> Any:
-        """Wait for it.  Raises what it raised, and `HarnessBroken` when the loop has ended under it."""
+        """Wait for it.  Raises what it raised, and `HarnessBroken` when the loop has ended under it.
+
+        `OpStuck` when neither its deadline nor its cancelling has ended it.
+        """
+        patience_s = None if self._timeout_s is None else self._timeout_s + _CANCEL_S
+        began = time.monotonic()
         while not self.ended.wait(_LOOK_S):
             if loop.done():
                 raise HarnessBroken("the event loop of rules and properties", f"has ended: {loop.exception()!r}")
+            if patience_s is not None and time.monotonic() - began > patience_s:
+                raise OpStuck(
+                    f"still waiting after {self._timeout_s:g} s, and it cannot be cancelled: it blocks the event loop "
+                    "(a plain function that waits, in a coroutine), or it catches its cancellation",
+                    self.ended,
+                )
         if self._error is not None:
             raise self._error
         return self._value
@@ -162,9 +195,14 @@ class _Task:
     async def _within_deadline(self) -> Any:
         if self._timeout_s is None:
             return await self._call()
+        where = None
         with anyio.move_on_after(self._timeout_s):
-            return await self._call()
-        raise OpDeadline(f"still waiting after {self._timeout_s:g} s")
+            try:
+                return await self._call()
+            except anyio.get_cancelled_exc_class() as cancelled:
+                where = cancelled.__traceback__
+                raise
+        raise OpDeadline(f"still waiting after {self._timeout_s:g} s").with_traceback(where)
 
 
 def _unwrapped(error: BaseException) -> BaseException:

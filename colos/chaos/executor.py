@@ -7,38 +7,26 @@ system (DESIGN 5).  It runs on the main thread; the author's coroutines run on t
 from __future__ import annotations
 
 import functools
-import os
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from hypothesis.errors import HypothesisException, StopTest, UnsatisfiedAssumption
 
-import colos
 from colos.chaos import builtin
-from colos.chaos.bridge import OpDeadline, Outlet
-from colos.chaos.fault import Fault, Lease, Site
-from colos.chaos.journal import Journal
+from colos.chaos.bridge import OpDeadline, OpStuck
+from colos.chaos.fault import Lease, Site
 from colos.chaos.properties import Outcome, Property, Verdict, Violation
-from colos.chaos.sandbox.session import Session
-from colos.chaos.sandbox.spec import SandboxSpec
 from colos.chaos.scenario import Heal, Inject, Op, describe
-from colos.chaos.system import RunningSystem, System
+from colos.chaos.system import RunningSystem
+from colos.chaos.telling import name_of, short, told
+from colos.chaos.terms import REFUSALS, UNKNOWNS, Deadlines, Setting
+from colos.chaos.tolerance import Tolerance
 from colos.errors import (
-    ActorExited,
-    CallTimeout,
-    ConnectionLost,
     FaultUnavailable,
     HarnessBroken,
-    MailboxFull,
-    NoSuchActor,
-    NoSuchNode,
-    PropertyViolated,
     StartFailed,
 )
 
@@ -47,64 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["REFUSALS", "UNKNOWNS", "Deadlines", "Executor", "Setting"]
 
-#: What a client may be told about an operation that did not happen.
-REFUSALS: tuple[type[BaseException], ...] = (
-    ActorExited,
-    NoSuchActor,
-    NoSuchNode,
-    MailboxFull,
-    ConnectionRefusedError,
-)
-#: What a client sees when an operation may or may not have happened.
-UNKNOWNS: tuple[type[BaseException], ...] = (
-    CallTimeout,
-    ConnectionLost,
-    OpDeadline,
-    ConnectionResetError,
-    ConnectionAbortedError,
-    BrokenPipeError,
-    EOFError,
-)
 #: How Hypothesis steers a test case; never an outcome of an operation.
 _STEERING = (StopTest, UnsatisfiedAssumption, HypothesisException)
-#: Whose frames tell a user nothing about the system under test.
-_PACKAGE = os.path.dirname(colos.__file__)
-_OURS = (f"{_PACKAGE}/chaos/", f"{_PACKAGE}/runtime/", f"{os.path.dirname(anyio.__file__)}/")
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.05
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """How long the executor waits, in seconds, for each kind of thing."""
-
-    start_s: float = 20.0
-    step_s: float = 10.0
-    settle_s: float = 2.0
-    heal_s: float = 5.0
-    stop_s: float = 10.0
-
-
-@dataclass
-class Setting:
-    """What all runs of one item share."""
-
-    session: Session
-    outlet: Outlet
-    system: System
-    properties: tuple[Property, ...]
-    kinds: Mapping[str, type[Fault]]
-    journal: Journal
-    spec: SandboxSpec
-    refusals: tuple[type[BaseException], ...] = ()
-    unknowns: tuple[type[BaseException], ...] = ()
-    without: frozenset[str] = frozenset()
-    deadlines: Deadlines = field(default_factory=Deadlines)
-    #: Faults that really fired, and `sometimes` that came true, over all runs so far.
-    fired: Counter[str] = field(default_factory=Counter)
-    injected: Counter[str] = field(default_factory=Counter)
-    mechanisms: dict[str, str] = field(default_factory=dict)
-    seen_sometimes: set[str] = field(default_factory=set)
+#: How many steps a healed or restarted system has to come to itself before it is blamed for not answering.
+_AFTERMATH_STEPS = 2
+#: How long a coroutine that could not be ended may take to end when its sandbox is gone.
+_UNSTUCK_S = 2.0
 
 
 class Executor:
@@ -121,7 +59,15 @@ class Executor:
         self.fired: Counter[str] = Counter()
         #: The end of what the system wrote to its standard output and error, once the run is closed.
         self.last_output = ""
-        self._kind_of: dict[str, str] = {}
+        self._kind_of: dict[str, tuple[str, str | None]] = {}
+        #: How many steps were begun since the last fault was over; None before the first.
+        self._since_fault: int | None = None
+        self._stuck: OpStuck | None = None
+        self._tolerance = Tolerance(machine.tolerates, setting.system.topology())
+        #: Whom a counted fault that is over may have ended, as long as they are not seen alive again.
+        self._down: set[str] = set()
+        #: How a step went beyond what the system claims to survive: liveness is not demanded any more.
+        self.beyond = ""
         self._stack = ExitStack()
         self._running: RunningSystem | None = None
         self._site: Site | None = None
@@ -166,16 +112,18 @@ class Executor:
         try:
             # Bound first: an author's parameter may be called as one of call()'s own.
             bound = functools.partial(function, self.machine, **kwargs)
-            value = self.setting.outlet.call(bound, timeout_s=self.setting.deadlines.step_s)
+            value = self._call(bound)
         except _STEERING:
             raise
         # First: CallTimeout is an OSError too, and may be named so by the author's refusals.
         except self.setting.unknowns as error:
-            self._journal.record("outcome", outcome="unknown", detail=_short(error))
+            self._journal.record("outcome", outcome="unknown", detail=short(error))
+            self._blame_hang(step.name, error)
         except self.setting.refusals as error:
-            self._journal.record("outcome", outcome="refused", detail=_short(error))
+            self._journal.record("outcome", outcome="refused", detail=short(error))
+            self.setting.refused_idle[step.name] += self.is_calm()
         except Exception as error:
-            self._violate(_name_of(error, f"rule:{step.name}"), _told(error))
+            self._violate(name_of(error, f"rule:{step.name}"), told(error))
         else:
             self._journal.record("outcome", outcome="done")
             self._end_step()
@@ -183,6 +131,53 @@ class Executor:
         if self.violation is None:
             self._end_step()
         return False, None
+
+    def excess(self, kind: str, target: str | None) -> str | None:
+        """How a fault would go beyond what the system claims to survive, beside those that act; None when it does not.
+
+        One that was killed counts until it is seen alive again after a step.
+        """
+        counted = [step for step in self.active_steps() if self._tolerance.counts(step.fault)]
+        affected = self._down.union(*(self._tolerance.subjects(step.target) for step in counted))
+        return self._tolerance.excess(kind, target, affected)
+
+    def _look_who_is_back(self) -> None:
+        for path in sorted(self._down):
+            assert self._running is not None
+            targets = self._running.targets(path)
+            if any(target.alive() for target in targets):
+                self._down.discard(path)
+            for target in targets:
+                target.close()
+
+    def is_calm(self) -> bool:
+        """Whether no fault acts, and none was over fewer than two steps ago: nothing excuses the system now."""
+        return not self.leases and (self._since_fault is None or self._since_fault >= _AFTERMATH_STEPS)
+
+    def _call(self, function: Callable[..., Any]) -> Any:
+        """Call what the author wrote, under the step's deadline.
+
+        For a coroutine that cannot be ended, every fault is healed: what it waits for may be what they hold.
+        """
+        wait_s = self.setting.deadlines.step_s
+        try:
+            return self.setting.outlet.call(function, timeout_s=wait_s)
+        except OpStuck as stuck:
+            if self.leases:
+                self._journal.record("note", healing_early=short(stuck))
+                self.heal_all()
+            if not stuck.ends(wait_s):
+                self._stuck = stuck
+            raise
+
+    def _blame_hang(self, name: str, error: BaseException) -> bool:
+        """Whether what is still waiting at its deadline is a violation: in calm, or when nothing ends it."""
+        excused = self.beyond or not self.is_calm()
+        if not isinstance(error, OpDeadline) or (excused and self._stuck is not error):
+            return False
+        since = "no fault acts" if self._since_fault is not None else "no fault was injected yet"
+        self._violate(f"hang:{name}", f"{since}, and {told(error)}")
+        return True
 
     def amend(self, step: Op) -> None:
         """Put what the last operation gave (results, draws) into its recorded step."""
@@ -196,13 +191,17 @@ class Executor:
         unavailable = kind.unavailable(self.setting.session)
         if unavailable is not None:
             raise FaultUnavailable(step.fault, *unavailable)
+        excess = self.excess(step.fault, step.target)
+        if excess is not None:
+            self.beyond = excess
+            self._journal.record("note", beyond_the_declared_tolerance=excess)
         try:
             lease = kind.inject(self._site, step.target, step.args)
         except OSError as error:
             raise HarnessBroken(f"injecting {describe(step)}", str(error)) from error
         self.setting.injected[step.fault] += 1
         self.setting.mechanisms[step.fault] = lease.mechanism
-        self._kind_of[step.id] = step.fault
+        self._kind_of[step.id] = (step.fault, step.target)
         self.leases[step.id] = lease
         self._journal.record("fault-fired", id=step.id, mechanism=lease.mechanism, proof=lease.fired())
         if not lease.lasting:
@@ -233,6 +232,8 @@ class Executor:
         if not self.booted:
             self.boot()
         self.steps.append(step)
+        if self._since_fault is not None:
+            self._since_fault += 1
         if len(self.steps) == self.planned:
             self._prefetch()
         self._journal.record("step", n=len(self.steps), step=describe(step))
@@ -240,12 +241,14 @@ class Executor:
     def _end_step(self) -> None:
         self._settle()
         self._check_always()
-        self._look_for_sometimes()
+        if self.violation is None:
+            self._look_for_sometimes()
 
     def _settle(self) -> None:
         quiet = self._ask_quiet()
         if not quiet:
             self._journal.record("settle", quiet=False, waited_s=self.setting.deadlines.settle_s)
+        self._look_who_is_back()
 
     def _ask_quiet(self) -> bool:
         assert self._running is not None
@@ -263,7 +266,7 @@ class Executor:
         for declared in self.setting.properties:
             if declared.kind == "always" and self.violation is None:
                 failure = self._evaluate(declared)
-                if failure is not None:
+                if failure is not None and self.violation is None:
                     self._violate(declared.full_name, failure)
 
     def _look_for_sometimes(self) -> None:
@@ -272,10 +275,10 @@ class Executor:
         for declared in self.setting.properties:
             if declared.kind == "sometimes" and declared.name not in self.setting.seen_sometimes:
                 try:
-                    seen = self.setting.outlet.call(
-                        declared.function, self.machine, timeout_s=self.setting.deadlines.step_s
-                    )
-                except unseen:
+                    seen = self._call(declared.bound(self.machine))
+                except unseen as error:
+                    if self._blame_hang(declared.name, error):
+                        return
                     seen = False
                 if seen or seen is None:
                     self.setting.seen_sometimes.add(declared.name)
@@ -287,14 +290,17 @@ class Executor:
         While faults act, a system that cannot be asked has not violated anything (`final` is not such a time).
         """
         try:
-            value = self.setting.outlet.call(declared.function, self.machine, timeout_s=self.setting.deadlines.step_s)
+            value = self._call(declared.bound(self.machine))
         except _STEERING:
             raise
         except (*self.setting.refusals, *self.setting.unknowns) as error:
-            self._journal.record("property", name=declared.full_name, unobserved=_short(error))
-            return f"it could not be observed: {_short(error)}" if final else None
+            self._journal.record("property", name=declared.full_name, unobserved=short(error))
+            if final:
+                return f"it could not be observed: {short(error)}"
+            self._blame_hang(declared.name, error)
+            return None
         except Exception as error:
-            return _told(error)
+            return told(error)
         return "it returned False" if value is False else None
 
     def _violate(self, name: str, detail: str, *, step: int | None = -1) -> None:
@@ -322,7 +328,8 @@ class Executor:
             return Verdict(Outcome.VIOLATED, self.violation)
         outcome = Outcome.HELD if self.fired else Outcome.NOT_EXERCISED
         self._journal.record("verdict", outcome=outcome.value, fired=dict(self.fired))
-        return Verdict(outcome, reason="" if self.fired else "no fault fired")
+        beyond = f"beyond the declared tolerance: {self.beyond}" if self.beyond else ""
+        return Verdict(outcome, reason=beyond if self.fired else "no fault fired")
 
     def _prefetch(self) -> None:
         """Have the next run's sandbox made while this one comes to its end."""
@@ -337,7 +344,7 @@ class Executor:
         lease = self.leases.pop(lease_id, None)
         if lease is None:
             return
-        kind = self._kind_of[lease_id]
+        kind, target = self._kind_of[lease_id]
         try:
             proof = lease.fired()
             lease.heal()
@@ -355,15 +362,21 @@ class Executor:
                     (kind,),
                 )
             time.sleep(_FIRST_PAUSE_S)  # observing: the kernel tells nobody when a limit or a mount changed
+        self._since_fault = 0
+        if self._tolerance.counts(kind):
+            self._down |= self._tolerance.subjects(target)
         self._journal.record("heal", id=lease_id, fault=kind, proof=proof)
 
     def _check_eventually(self) -> None:
         for declared in self.setting.properties:
             if declared.kind != "eventually" or self.violation is not None:
                 continue
+            if self.beyond:
+                self._journal.record("property", name=declared.full_name, not_judged=f"beyond tolerance: {self.beyond}")
+                continue
             deadline, pause_s = time.monotonic() + declared.within_s, _FIRST_PAUSE_S
             while (failure := self._evaluate(declared, final=True)) is not None:
-                if time.monotonic() + pause_s > deadline:
+                if time.monotonic() + pause_s > deadline or self._stuck is not None:
                     self._violate(declared.full_name, f"not within {declared.within_s:g} s: {failure}", step=None)
                     return
                 time.sleep(pause_s)
@@ -404,21 +417,14 @@ class Executor:
             self._journal.record("note", abandoned=str(error))  # the sandbox is gone already, or goes now
         finally:
             self.leases.clear()
+            self._leave_loop()
             self._stack.close()
 
-
-def _name_of(error: Exception, otherwise: str) -> str:
-    return error.name if isinstance(error, PropertyViolated) else otherwise
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _told(error: Exception) -> str:
-    """The exception for a person: its text first, then where it came from, without our own frames."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    where = "".join(traceback.format_list(frames)).rstrip()
-    notes = "\n".join(getattr(error, "__notes__", ()))
-    said = "".join(traceback.format_exception_only(error)).rstrip() if not notes else f"{_short(error)}\n{notes}"
-    return f"{said}\n{where}" if where else said
+    def _leave_loop(self) -> None:
+        """From a loop that is blocked, nothing can be taken down in order: the sandbox goes first, then the loop."""
+        if self._stuck is None or self._running is None:
+            return
+        self._running.sandbox.destroy()  # a socket that it waits for is closed by this
+        if not self._stuck.ends(_UNSTUCK_S):
+            self._journal.record("note", abandoned="the event loop of rules and properties, with its thread")
+            self.setting.outlet = self.setting.outlet.abandon(self._stack.pop_all())

@@ -60,6 +60,7 @@ def explore(
     violating = latest[0] if _generate(factory, chosen, options.seed) else None
     found.fired.update(setting.fired)
     found.injected.update(setting.injected)
+    found.refused_idle.update(+setting.refused_idle)
     declared = {p.name for p in setting.properties if p.kind == "sometimes"}
     found.never = tuple(sorted(declared - setting.seen_sometimes))
     return found, violating

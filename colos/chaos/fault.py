@@ -171,11 +171,21 @@ class Fault(ABC):
         if "kind" in cls.__dict__:
             REGISTRY[cls.kind] = cls
 
-    def __init__(self, target: str = EVERYTHING) -> None:
+    def __init__(self, target: str = EVERYTHING, *, at_most: int | None = None) -> None:
+        """`at_most` is for `ChaosMachine.tolerates`: how many processes of these may be affected at a time."""
+        if at_most is not None:
+            if not self.targeted:
+                raise InvalidSpecification(f"{type(self).__name__} names no processes, so at_most= has no meaning")
+            if count_of(at_most, f"{type(self).__name__}(at_most=…)") < 1:
+                raise InvalidSpecification(
+                    f"{type(self).__name__}({target!r}, at_most=0) tolerates nothing: leave the fault out"
+                )
         self.target = target
+        self.at_most = at_most
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.target!r})"
+        limit = "" if self.at_most is None else f", at_most={self.at_most}"
+        return f"{type(self).__name__}({self.target!r}{limit})"
 
     # --- what a machine can do ----------------------------------------------------------
 

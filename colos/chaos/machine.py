@@ -31,9 +31,11 @@ from hypothesis.strategies import DataObject
 
 from colos.chaos.draws import Draws, RecordedData, snapshot
 from colos.chaos.fault import Fault, matches
+from colos.chaos.nemesis import Nemesis, Options
 from colos.chaos.properties import Property, Violation, properties_of
 from colos.chaos.scenario import Heal, Inject, Op, Ref
 from colos.chaos.system import System
+from colos.chaos.tolerance import check_budget
 from colos.errors import InvalidSpecification
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ __all__ = [
 ]
 
 _AUTHOR = "__colos_author__"
+#: Where Hypothesis keeps that a class was decorated with @settings.
+_SETTINGS_APPLIED = "_hypothesis_internal_settings_applied"
 
 
 class SeededProvider(HypothesisProvider):
@@ -77,15 +81,18 @@ class ChaosMachine(RuleBasedStateMachine):
 
     `refusals` are exceptions that a client may be told (the operation did not happen), `unknowns`
     those after which it may or may not have happened; any other exception from a rule is a
-    violation.  `without` switches built-in properties off by name.  `data_bytes` and `data_inodes`
-    are the size of the data disk.  `aliases` maps names that saved scenarios may still have to today's:
-    ``"pay": "deposit"`` a rule, ``"deposit.sum": "amount"`` an argument.  Inside rules and
-    properties, `self.system` is the running system, and `self.tasks` a task group that lives as long
-    as the example.
+    violation.  `tolerates` is what the system claims to survive, such as `[Kill("kv/*", at_most=1),
+    DiskFull()]`: beyond it nothing is injected, and after a scenario that goes beyond it nothing is
+    demanded of it but safety.  `without` switches built-in properties off by name.  `data_bytes` and
+    `data_inodes` are the size of the data disk.  `aliases` maps names that saved scenarios may still
+    have to today's: ``"pay": "deposit"`` a rule, ``"deposit.sum": "amount"`` an argument.  Inside
+    rules and properties, `self.system` is the running system, and `self.tasks` a task group that
+    lives as long as the example.
     """
 
     system: ClassVar[Any]
     faults: ClassVar[Sequence[Fault]] = ()
+    tolerates: ClassVar[Sequence[Fault] | None] = None
     refusals: ClassVar[tuple[type[BaseException], ...]] = ()
     unknowns: ClassVar[tuple[type[BaseException], ...]] = ()
     without: ClassVar[Sequence[str]] = ()
@@ -108,6 +115,11 @@ class ChaosMachine(RuleBasedStateMachine):
 
     def __init_subclass__(cls, **extra: object) -> None:
         super().__init_subclass__(**extra)
+        base = next(base for base in cls.__mro__[1:] if issubclass(base, ChaosMachine))
+        if base is not ChaosMachine:
+            # Hypothesis gives each class settings of its own, and takes a base's decorator for this class's.
+            cls.TestCase.settings = base.TestCase.settings
+            setattr(cls, _SETTINGS_APPLIED, False)
         for name, member in inspect.getmembers(cls):
             for marker in (RULE_MARKER, INITIALIZE_RULE_MARKER):
                 declared = getattr(member, marker, None)
@@ -115,6 +127,7 @@ class ChaosMachine(RuleBasedStateMachine):
                     setattr(cls, name, _as_step(member, marker, declared))
         if "faults" in cls.__dict__:
             cls._declare_faults()
+        check_budget(cls.__name__, cls.tolerates, cls.faults)
 
     @classmethod
     def _declare_faults(cls) -> None:
@@ -135,6 +148,7 @@ class ChaosMachine(RuleBasedStateMachine):
         super().__init__()
         self._rules_strategy: Any = _turn(self, self._rules_strategy)
         self.names_to_values = BundleValues()
+        self._chooser = Nemesis(self.faults, self._topology)
 
     # --- what Hypothesis calls ----------------------------------------------------------
 
@@ -212,22 +226,29 @@ class ChaosMachine(RuleBasedStateMachine):
     def _topology(cls) -> tuple[str, ...]:
         return _topology_of(cast("Any", cls.system_declaration()))
 
-    def _possible_choices(self) -> list[tuple[Fault | None, list[Any]]]:
+    def _possible_choices(self) -> Options:
         """Each fault that may be injected now with its targets; and None with the leases that may end."""
         if self._executor is None or self._over:
             return []
-        choices: list[tuple[Fault | None, list[Any]]] = [
-            (fault, targets) for fault in self.faults if (targets := self._possible(fault))
-        ]
+        choices: Options = [(fault, targets) for fault in self.faults if (targets := self._possible(fault))]
         if self._executor.leases:
             choices.append((None, list(self._executor.leases)))
         return choices
 
+    def _draw_choice(self, draw: Any, options: Options) -> tuple[Fault | None, Any]:
+        return self._chooser.draw(draw, options, self._require_executor().active_steps())
+
     def _possible(self, fault: Fault) -> list[str | None]:
-        """The targets that a step of this fault may name now: none that it acts on already."""
+        """The targets that a step of this fault may name now: none that it acts on already, none beyond `tolerates`."""
         executor = self._executor
         if executor is None or fault.kind in self._unavailable:
             return []
+        targets = self._survivable(fault, executor)
+        if self.tolerates is None:
+            return targets
+        return [target for target in targets if executor.excess(fault.kind, target) is None]
+
+    def _survivable(self, fault: Fault, executor: Executor) -> list[str | None]:
         topology = self._topology()
         active = [step.target for step in executor.active_steps() if step.fault == fault.kind]
         tolerance = self.system_declaration().tolerance()
@@ -253,7 +274,11 @@ class ChaosMachine(RuleBasedStateMachine):
         """The declared kinds that no step is ever drawn of, and why; scenarios may still name them."""
         ends = [fault for fault in cls.faults if not fault.targeted and fault.deaths(None, cls._topology())]
         why = "it ends the system, and nothing starts that again (of a command: restarts=Restarts(…))"
-        return {fault.kind: why for fault in ends} if ends and not cls._restarts() else {}
+        never = {fault.kind: why for fault in ends} if ends and not cls._restarts() else {}
+        if cls.tolerates is not None:
+            claimed = {fault.kind for fault in cls.tolerates}
+            never |= {fault.kind: "it is not in tolerates" for fault in cls.faults if fault.kind not in claimed}
+        return never
 
     @classmethod
     def system_declaration(cls) -> System:
@@ -379,9 +404,11 @@ def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
     if machine._over:
         return _IDLE, {}
     possible = any(of_author.is_valid(candidate) for candidate in machine.rules)
-    options = machine._possible_choices()
-    if options and (not possible or draw(_COIN)):
-        return machine._nemesis, {"choice": _draw_choice(draw, options)}
+    chooser = machine._chooser
+    options = chooser.among(draw, machine._possible_choices(), [*machine._unavailable])
+    of_nemesis = chooser.has_urgent_fault() or not possible or (not chooser.takes_urgent_op() and draw(_COIN))
+    if options and of_nemesis:
+        return machine._nemesis, {"choice": machine._draw_choice(draw, options)}
     try:
         return draw(of_author)
     except InvalidDefinition:
@@ -390,24 +417,12 @@ def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
         return _IDLE, {}
 
 
-def _draw_choice(draw: Any, options: list[tuple[Fault | None, list[Any]]]) -> tuple[Fault | None, Any]:
-    """Which fault with which target and arguments, or which lease to end: each kind as likely as a heal.
-
-    By index, because a new strategy for each step would cost more than all else that Hypothesis does.
-    """
-    fault, targets = options[draw(st.integers(0, len(options) - 1))]
-    target = targets[draw(st.integers(0, len(targets) - 1))]
-    return (fault, target) if fault is None else (fault, (target, draw(_arguments_of(fault))))
-
-
 @st.composite
 def _choices(draw: Any) -> Any:
-    return _draw_choice(draw, draw(_MACHINE)._possible_choices())
-
-
-@functools.cache
-def _arguments_of(fault: Fault) -> Any:
-    return fault.arguments()
+    machine = draw(_MACHINE)
+    possible = machine._possible_choices()
+    among = machine._chooser.among(draw, possible, [*machine._unavailable])
+    return machine._draw_choice(draw, among or possible)
 
 
 _DATA = type(st.data())

@@ -66,6 +66,8 @@ class Exploration:
     known: Counter[str] = field(default_factory=Counter)
     #: Examples without a verdict, by what the environment did to them.
     inconclusive: Counter[str] = field(default_factory=Counter)
+    #: Operations that were refused though no fault acted and none was over fewer than two steps ago, by rule.
+    refused_idle: Counter[str] = field(default_factory=Counter)
     #: `sometimes` that never held.
     never: tuple[str, ...] = ()
     failure: Failure | None = None

@@ -6,6 +6,7 @@ deadline; `sometimes` over all examples.  A property fails by raising or by retu
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ class Property:
     def full_name(self) -> str:
         """As scenarios and reports name it, such as ``always:balanced``."""
         return f"{self.kind}:{self.name}"
+
+    def bound(self, machine: object) -> Callable[[], Any]:
+        """Its function, ready to be called for a machine; a coroutine function stays one."""
+        return functools.partial(self.function, machine)
 
 
 class Outcome(Enum):

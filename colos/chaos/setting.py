@@ -17,6 +17,7 @@ from colos.chaos.machine import ChaosMachine, declared_properties
 from colos.chaos.mechanisms.syscalls import merged
 from colos.chaos.sandbox.session import Session
 from colos.chaos.sandbox.spec import SandboxSpec, kept_paths
+from colos.chaos.tolerance import check_patterns
 from colos.errors import InvalidSpecification
 
 __all__ = ["prepare", "unavailable_faults"]
@@ -78,6 +79,7 @@ def _with_packages(modules: Sequence[ModuleType]) -> Iterator[ModuleType]:
 def _check_declarations(cls: type[ChaosMachine], topology: tuple[str, ...]) -> None:
     for fault in cls.faults:
         fault.candidates(topology)  # raises for a pattern that matches nothing
+    check_patterns(cls.tolerates or (), topology)
     for name in ("refusals", "unknowns"):
         declared = getattr(cls, name)
         if not isinstance(declared, tuple) or not all(

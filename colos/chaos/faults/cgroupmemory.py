@@ -38,8 +38,10 @@ class _InGroup(Fault):
     limit: ClassVar[str]
     event: ClassVar[str]
 
-    def __init__(self, target: str = EVERYTHING, *, frees: tuple[int, ...] = _FREES) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, frees: tuple[int, ...] = _FREES, at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.frees = tuple(_free(free) for free in frees)
 
     @classmethod

@@ -44,8 +44,10 @@ class ConnectionReset(Fault):
     proof = "each socket's state before and after"
     parameters: ClassVar[Mapping[str, object]] = {"protocol": TCP, "which": "all", "seed": 0}
 
-    def __init__(self, target: str = EVERYTHING, *, protocols: Sequence[str] = PROTOCOLS) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, protocols: Sequence[str] = PROTOCOLS, at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.protocols = tuple(_one_of(PROTOCOLS, name, "protocol") for name in protocols)
 
     @classmethod

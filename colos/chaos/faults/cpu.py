@@ -45,8 +45,10 @@ class CpuStarvation(Fault):
     proof = "stops seen in /proc"
     parameters: ClassVar[Mapping[str, object]] = {"share": 0.1}
 
-    def __init__(self, target: str = EVERYTHING, *, shares: tuple[float, ...] = (0.3, 0.1)) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, shares: tuple[float, ...] = (0.3, 0.1), at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.shares = tuple(_share(value) for value in shares)
 
     @classmethod
@@ -89,8 +91,10 @@ class StarvationIntervals(Fault):
     proof = "stops seen in /proc"
     parameters: ClassVar[Mapping[str, object]] = {"seed": 0, "share_max": 0.2}
 
-    def __init__(self, target: str = EVERYTHING, *, shares_max: Sequence[float] = (0.05, 0.2)) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, shares_max: Sequence[float] = (0.05, 0.2), at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.shares_max = tuple(_share_max(value) for value in shares_max)
 
     @classmethod

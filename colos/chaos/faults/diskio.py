@@ -38,8 +38,8 @@ def _operation(name: object) -> str:
 class _OnFiles(TrappedFault):
     """What they have in common: the operations, the files, and which occurrences."""
 
-    def __init__(self, target: str, operations: Sequence[str], path: str, nth: int) -> None:
-        super().__init__(target)
+    def __init__(self, target: str, operations: Sequence[str], path: str, nth: int, at_most: int | None) -> None:
+        super().__init__(target, at_most=at_most)
         self.operations = tuple(_operation(name) for name in operations)
         self.path = path
         self.nth = nth
@@ -86,8 +86,9 @@ class IoError(_OnFiles):
         errnos: str | Sequence[str] = ("EIO",),
         path: str = _EVERYWHERE,
         nth: int = 0,
+        at_most: int | None = None,
     ) -> None:
-        super().__init__(target, one_or_more(operations), path, nth)
+        super().__init__(target, one_or_more(operations), path, nth, at_most)
         self.errnos = one_or_more(errnos)
         for name in self.errnos:
             errno_of(name)
@@ -129,8 +130,9 @@ class SlowDisk(_OnFiles):
         seconds: float = 0.1,
         path: str = _EVERYWHERE,
         nth: int = 0,
+        at_most: int | None = None,
     ) -> None:
-        super().__init__(target, one_or_more(operations), path, nth)
+        super().__init__(target, one_or_more(operations), path, nth, at_most)
         self.seconds = Delay(seconds, seconds).most_s
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
@@ -159,8 +161,16 @@ class ShortWrite(_OnFiles):
     proof = "the keeper's count of the writes it has cut"
     parameters: ClassVar[Mapping[str, object]] = {"share": 0.5, "path": _EVERYWHERE, "nth": 0}
 
-    def __init__(self, target: str = EVERYTHING, *, share: float = 0.5, path: str = _EVERYWHERE, nth: int = 0) -> None:
-        super().__init__(target, ("write",), path, nth)
+    def __init__(
+        self,
+        target: str = EVERYTHING,
+        *,
+        share: float = 0.5,
+        path: str = _EVERYWHERE,
+        nth: int = 0,
+        at_most: int | None = None,
+    ) -> None:
+        super().__init__(target, ("write",), path, nth, at_most)
         self.share = Cut(share).share
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
@@ -194,8 +204,9 @@ class TornWrite(_OnFiles):
         errno: str = "EIO",
         path: str = _EVERYWHERE,
         nth: int = 0,
+        at_most: int | None = None,
     ) -> None:
-        super().__init__(target, ("write",), path, nth)
+        super().__init__(target, ("write",), path, nth, at_most)
         self.share = Tear(share, errno_of(errno)).share
         self.errno = errno
 

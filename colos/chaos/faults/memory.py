@@ -42,8 +42,10 @@ class MemoryLimit(Fault):
     proof = "the kernel's own limit against VmSize"
     parameters: ClassVar[Mapping[str, object]] = {"free": _MIB}
 
-    def __init__(self, target: str = EVERYTHING, *, frees: tuple[int, ...] = _FREES) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, frees: tuple[int, ...] = _FREES, at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.frees = tuple(count_of(free, "what is left free") for free in frees)
 
     @classmethod

@@ -154,8 +154,10 @@ class Partition(_Filter):
     proof = "the filter's count of dropped packets"
     parameters: ClassVar[Mapping[str, object]] = {"peer": EVERYTHING}
 
-    def __init__(self, target: str = EVERYTHING, *, peers: Sequence[str] = (EVERYTHING,)) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, peers: Sequence[str] = (EVERYTHING,), at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.peers = tuple(_peer(value) for value in peers)
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:

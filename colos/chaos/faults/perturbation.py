@@ -47,8 +47,9 @@ class SchedulingDelays(TrappedFault):
         calls: str | Sequence[str] = _MEETING,
         seconds: float = 0.01,
         probability: float = 0.1,
+        at_most: int | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, at_most=at_most)
         self.named = one_or_more(calls)
         self.seconds = seconds
         self.probability = probability

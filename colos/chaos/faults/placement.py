@@ -94,8 +94,8 @@ class CpuFewer(_Placed):
     proof = "the CPUs that the kernel reports for each thread"
     parameters: ClassVar[Mapping[str, object]] = {"fewer": 1}
 
-    def __init__(self, target: str = EVERYTHING, *, fewer: Sequence[int] = (1, 2)) -> None:
-        super().__init__(target)
+    def __init__(self, target: str = EVERYTHING, *, fewer: Sequence[int] = (1, 2), at_most: int | None = None) -> None:
+        super().__init__(target, at_most=at_most)
         self.fewer = tuple(_fewer(value) for value in fewer)
 
     @classmethod

@@ -59,8 +59,10 @@ class Kill(_Signal):
     proof = "the exit on the pidfd, state T for a stop, else that it is pending no more"
     parameters: ClassVar[Mapping[str, object]] = {"signal": "SIGKILL"}
 
-    def __init__(self, target: str = EVERYTHING, *, signals: Sequence[str] = ("SIGKILL",)) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, signals: Sequence[str] = ("SIGKILL",), at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.signals = tuple(signal_named(name).name for name in signals)
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
@@ -112,8 +114,10 @@ class Crash(_Signal):
     proof = "the exit on the pidfd"
     parameters: ClassVar[Mapping[str, object]] = {"signal": "SIGSEGV"}
 
-    def __init__(self, target: str = EVERYTHING, *, signals: Sequence[str] = CRASHES) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, signals: Sequence[str] = CRASHES, at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.signals = tuple(_crash(name).name for name in signals)
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
@@ -193,8 +197,10 @@ class PauseFor(_Signal):
     proof = "state T in /proc"
     parameters: ClassVar[Mapping[str, object]] = {"seconds": 0.1}
 
-    def __init__(self, target: str = EVERYTHING, *, seconds: Sequence[float] = (0.1, 0.5, 2.0)) -> None:
-        super().__init__(target)
+    def __init__(
+        self, target: str = EVERYTHING, *, seconds: Sequence[float] = (0.1, 0.5, 2.0), at_most: int | None = None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.seconds = tuple(_seconds(value) for value in seconds)
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:

@@ -51,8 +51,8 @@ class CpuRival(Fault):
     proof = "the CPU time that the kernel has charged to the rivals"
     parameters: ClassVar[Mapping[str, object]] = {"rivals": 1}
 
-    def __init__(self, target: str = EVERYTHING, *, rivals: Sequence[int] = (1, 2)) -> None:
-        super().__init__(target)
+    def __init__(self, target: str = EVERYTHING, *, rivals: Sequence[int] = (1, 2), at_most: int | None = None) -> None:
+        super().__init__(target, at_most=at_most)
         self.rivals = tuple(_rivals(value) for value in rivals)
 
     @classmethod

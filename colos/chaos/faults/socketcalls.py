@@ -38,9 +38,14 @@ class ConnectFails(TrappedFault):
     parameters: ClassVar[Mapping[str, object]] = {"errno": "ECONNREFUSED", "address": "*"}
 
     def __init__(
-        self, target: str = EVERYTHING, *, errnos: str | Sequence[str] = ("ECONNREFUSED",), address: str = "*"
+        self,
+        target: str = EVERYTHING,
+        *,
+        errnos: str | Sequence[str] = ("ECONNREFUSED",),
+        address: str = "*",
+        at_most: int | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, at_most=at_most)
         self.errnos = one_or_more(errnos)
         self.address = address
         for name in self.errnos:
@@ -76,8 +81,8 @@ class SlowNetwork(TrappedFault):
     proof = "the keeper's count of the calls it has kept waiting"
     parameters: ClassVar[Mapping[str, object]] = {"seconds": 0.02, "seed": 0}
 
-    def __init__(self, target: str = EVERYTHING, *, seconds: float = 0.02) -> None:
-        super().__init__(target)
+    def __init__(self, target: str = EVERYTHING, *, seconds: float = 0.02, at_most: int | None = None) -> None:
+        super().__init__(target, at_most=at_most)
         self.seconds = Delay(0, seconds).most_s
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
@@ -111,8 +116,8 @@ class CutReads(TrappedFault):
     proof = "the keeper's count of the reads it has cut"
     parameters: ClassVar[Mapping[str, object]] = {"share": 0.0001}
 
-    def __init__(self, target: str = EVERYTHING, *, share: float = 0.0001) -> None:
-        super().__init__(target)
+    def __init__(self, target: str = EVERYTHING, *, share: float = 0.0001, at_most: int | None = None) -> None:
+        super().__init__(target, at_most=at_most)
         self.share = Cut(share).share
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:

@@ -55,8 +55,9 @@ class SignalStorm(Fault):
         signals: Sequence[str] = ("SIGCHLD",),
         counts: Sequence[int] = (200, 1000),
         over_s: float = 0.2,
+        at_most: int | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, at_most=at_most)
         self.signals = tuple(_storming(name).name for name in signals)
         self.counts = tuple(_count(count) for count in counts)
         self.over_s = _over(over_s)

@@ -25,8 +25,10 @@ _INTERRUPTIBLE: Final = ("read", "write", "recvfrom", "sendto", "accept4", "conn
 class _AnyCall(TrappedFault):
     """What the general kinds have in common: the call, and which of its occurrences."""
 
-    def __init__(self, call: str | Sequence[str], target: str, path: str, nth: int, probability: float) -> None:
-        super().__init__(target)
+    def __init__(
+        self, call: str | Sequence[str], target: str, path: str, nth: int, probability: float, at_most: int | None
+    ) -> None:
+        super().__init__(target, at_most=at_most)
         self.named = one_or_more(call)
         self.path = path
         self.nth = nth
@@ -87,8 +89,9 @@ class SyscallError(_AnyCall):
         path: str = "",
         nth: int = 0,
         probability: float = 1.0,
+        at_most: int | None = None,
     ) -> None:
-        super().__init__(call, target, path, nth, probability)
+        super().__init__(call, target, path, nth, probability, at_most)
         self.errnos = one_or_more(errno)
         for name in self.errnos:
             errno_of(name)
@@ -125,8 +128,9 @@ class SyscallDelay(_AnyCall):
         path: str = "",
         nth: int = 0,
         probability: float = 1.0,
+        at_most: int | None = None,
     ) -> None:
-        super().__init__(call, target, path, nth, probability)
+        super().__init__(call, target, path, nth, probability, at_most)
         self.seconds = Delay(seconds, seconds).most_s
 
     def arguments(self) -> st.SearchStrategy[dict[str, object]]:
@@ -153,8 +157,8 @@ class InterruptedCalls(TrappedFault):
     proof = "the keeper's count of the calls it has interrupted"
     parameters: ClassVar[Mapping[str, object]] = {"probability": 0.3, "seed": 0}
 
-    def __init__(self, target: str = EVERYTHING, *, probability: float = 0.3) -> None:
-        super().__init__(target)
+    def __init__(self, target: str = EVERYTHING, *, probability: float = 0.3, at_most: int | None = None) -> None:
+        super().__init__(target, at_most=at_most)
         self.probability = probability
         Rule(_INTERRUPTIBLE, Delay(0, 0), probability=probability)
 

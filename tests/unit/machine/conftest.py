@@ -8,6 +8,7 @@ through Hypothesis and back, thousands of times; real systems under real faults 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ import pytest
 
 from colos.chaos.driver import Driver
 from colos.chaos.executor import Deadlines
+from colos.chaos.fault import REGISTRY
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.outcomes import Exploration, Options, Replay
 from colos.chaos.sandbox.spec import Place
 from colos.chaos.scenario import Repro, Scenario, Step
+
+sys.path.insert(0, str(Path(__file__).parent))
+from nowhere_kinds import KINDS  # found where this file is
 
 
 class Nowhere:
@@ -107,6 +112,13 @@ class Nothing:
 
     def stop(self, timeout_s: float) -> bool:
         return True
+
+
+@pytest.fixture
+def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These kinds are known while the test runs, beside the real ones."""
+    for name, kind in KINDS.items():
+        monkeypatch.setitem(REGISTRY, name, kind)
 
 
 @pytest.fixture(scope="session")

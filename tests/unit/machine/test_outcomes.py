@@ -14,7 +14,7 @@ from hypothesis.stateful import initialize, rule
 from colos.chaos import ChaosMachine, always, eventually, sometimes
 from colos.chaos.executor import Deadlines
 from colos.chaos.properties import Outcome
-from colos.chaos.scenario import Op, load
+from colos.chaos.scenario import Inject, Op, load
 from colos.errors import (
     ActorExited,
     CallTimeout,
@@ -171,7 +171,7 @@ def test_ctrl_c_after_a_violation_does_not_go_on_to_minimise(lab, nothing):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_coroutine_that_hangs_is_unknown_at_the_step_s_deadline(lab, nothing, backend):
+def test_a_coroutine_that_hangs_under_a_fault_is_unknown_at_the_step_s_deadline(lab, nothing, kinds, backend):
     cancelled: list[int] = []
 
     class Hanging(ChaosMachine):
@@ -190,7 +190,8 @@ def test_a_coroutine_that_hangs_is_unknown_at_the_step_s_deadline(lab, nothing, 
                 await anyio.sleep_forever()
 
     Hanging.backend = backend
-    replay = lab.replay(Hanging, [Op("hang"), Op("hang")], deadlines=Deadlines(step_s=0.05))
+    steps = [Inject("hold", "f1", "nothing"), Op("hang"), Op("hang")]
+    replay = lab.replay(Hanging, steps, deadlines=Deadlines(step_s=0.05))
     assert replay.verdict.violation is None
     assert [record["outcome"] for record in lab.journal("outcome")] == ["unknown"] * 2
     assert len(cancelled) == 2
