@@ -29,10 +29,11 @@ from hypothesis.internal.conjecture.data import ConjectureData
 
 from colos.chaos.values import encode
 
-__all__ = ["simpler_values", "simplest_value"]
+__all__ = ["simpler_values", "simplest_value", "wilder_values"]
 
 _MOST = 6
 _PARTS = (0.0, 0.5, 0.75)  # of the way from the simplest choice to the recorded one
+_WILDER_MOST = 3
 _CHOICES_MOST = 64  # what took more choices is only tried cut short, or at its simplest
 _SOUGHT_MOST = 256  # among so many values of a single choice is the recorded one sought
 
@@ -46,6 +47,28 @@ def simpler_values(strategy: Any, value: object) -> Iterator[object]:
     given = {_shown(value)}
     candidates = _candidates(strategy, value, nodes)
     yield from islice(_simpler(strategy, candidates, None if nodes is None else _key(nodes), given), _MOST)
+
+
+def wilder_values(strategy: Any, value: object) -> Iterator[object]:
+    """Values of which one choice is a few places farther from the simplest, the farthest first."""
+    nodes = _choices_behind(strategy, value) or ()
+    choices = [node.value for node in nodes]
+    for at, node in enumerate(nodes):
+        index = choice_to_index(node.value, node.constraints)
+        for higher in range(index + _WILDER_MOST, index, -1):
+            choice = _choice(higher, node)
+            drawn = None if choice is None else _draw(strategy, [*choices[:at], choice, *choices[at + 1 :]])
+            if drawn is not None:
+                yield drawn[0]
+
+
+def _choice(index: int, node: Any) -> Any:
+    """The choice at a place of the order; None beyond its end."""
+    try:
+        choice = choice_from_index(index, node.type, node.constraints)
+    except Exception:  # ChoiceTooLarge, or an assertion, by the kind of choice
+        return None
+    return choice if choice_permitted(choice, node.constraints) else None
 
 
 def simplest_value(strategy: Any) -> Any:
@@ -133,11 +156,8 @@ def _sought(strategy: Any, gives: Callable[[Sequence[Any]], Sequence[Any] | None
         return None
     node = simplest[1][0]
     for index in range(_SOUGHT_MOST):
-        try:
-            choice = choice_from_index(index, node.type, node.constraints)
-        except Exception:  # there are no more (ChoiceTooLarge, or an assertion, by the kind of choice)
-            return None
-        if not choice_permitted(choice, node.constraints) or (index and choice_equal(choice, node.value)):
+        choice = _choice(index, node)
+        if choice is None or (index and choice_equal(choice, node.value)):
             return None
         if (found := gives([choice])) is not None:
             return found

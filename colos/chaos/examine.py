@@ -11,6 +11,7 @@ from colos.chaos.outcomes import Failure, Options
 from colos.chaos.properties import Violation
 from colos.chaos.rerun import Rerun
 from colos.chaos.scenario import Inject, Repro, Scenario, Step, save
+from colos.chaos.simplify import Simplifier
 from colos.errors import InvalidScenario
 
 __all__ = ["Examiner"]
@@ -20,13 +21,21 @@ class Examiner:
     """Examines the failures of one test."""
 
     def __init__(
-        self, setting: Setting, rerun: Rerun, test: str, options: Options, progress: Callable[[str], None]
+        self,
+        setting: Setting,
+        rerun: Rerun,
+        test: str,
+        options: Options,
+        progress: Callable[[str], None],
+        simplifier: Simplifier | None = None,
     ) -> None:
         self._setting = setting
         self._rerun = rerun
         self._test = test
         self._options = options
         self._progress = progress
+        #: What gives simpler and bolder steps; without one, steps are only dropped and repeated.
+        self._simplifier = simplifier or Simplifier({}, (), ())
 
     def examine(self, found: Executor, directory: Path | None) -> Failure:
         """Confirm, minimise and, into `directory`, save what a run has violated."""
@@ -70,7 +79,18 @@ class Examiner:
             if repro.failed
             else f"unreproduced: none of {repro.runs} runs fails the same way"
         )
-        small = search.minimise(self._run, steps, violates, repro, budget=budget, progress=self._say)
+        variants = self._simplifier
+        small = search.minimise(
+            self._run,
+            steps,
+            violates,
+            repro,
+            budget=budget,
+            simpler=variants,
+            bolder=variants.bolder,
+            permits=variants.permits,
+            progress=self._say,
+        )
         return search.Minimised(small.steps, small.repro, budget.used, small.exhausted)
 
     def _run(self, batch: Sequence[Sequence[Step]]) -> list[str | None]:

@@ -76,15 +76,16 @@ def minimise(
     lanes: int = 1,
     simpler: Variants = lambda _: (),
     bolder: Variants = lambda _: (),
+    permits: Callable[[Sequence[Step]], bool] = lambda _: True,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Minimised:
     """The best list of `steps` that violates the same property, as far as the budget goes: short, then sure.
 
     `repro` is what `confirm` said of `steps`; steps that never failed again come back as they are.
     `simpler` gives steps to try in a step's place, the simplest first, and stops giving any in the end;
-    `bolder` gives some that may fail more often.  With several `lanes`, batches of so many lists are run.
-    The result's own `repro` is measured afresh.  Whatever `run` or `progress` raises passes through;
-    `Progress.best` is then what is left.
+    `bolder` gives some that may fail more often, and `permits` says which longer lists may be run.
+    With several `lanes`, batches of so many lists are run.  The result's own `repro` is measured afresh.
+    Whatever `run` or `progress` raises passes through; `Progress.best` is then what is left.
     """
     if not repro.failed:
         return Minimised(tuple(steps), repro, 0, exhausted=False)
@@ -98,7 +99,7 @@ def minimise(
                 break
         simplify_steps(problem, simpler)
         problem.settle()
-        make_surer(problem, bolder)
+        make_surer(problem, bolder, permits)
     except BudgetSpentError:
         exhausted = True
     problem.settle()

@@ -155,10 +155,11 @@ _SURE_ENOUGH = 0.8
 _SHARE_OF_SURER = 0.1  # of the budget's runs
 
 
-def make_surer(problem: Problem, bolder: Variants) -> None:
+def make_surer(problem: Problem, bolder: Variants, permits: Callable[[Sequence[Step]], bool]) -> None:
     """Steps that fail only now and then may fail nearly always if one is done twice, or lasts longer.
 
     That is worth one step more at most, and only where it shows at once: one passing run or a few say no.
+    What `permits` refuses is not tried.
     """
     problem.phase = "make surer"
     most = problem.budget.used + round(problem.budget.runs * _SHARE_OF_SURER)
@@ -167,7 +168,7 @@ def make_surer(problem: Problem, bolder: Variants) -> None:
         return
     # To keep a longer list by mistake is worse than to miss one that would have been better.
     test = RatioTest(rate, (1 + rate) / 2, false_yes=0.002, false_no=0.2)
-    candidates = list(_bolder_lists(problem.best, bolder))
+    candidates = list(filter(permits, _bolder_lists(problem.best, bolder)))
     for at, steps in enumerate(candidates):
         problem.runs_left = most - problem.budget.used + FEWEST
         if problem.budget.used >= most:

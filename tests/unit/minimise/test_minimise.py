@@ -455,6 +455,17 @@ def test_a_bolder_step_is_taken_where_it_makes_the_failure_sure():
     assert result.steps == (Inject("pause", "f1", "n0", {"seconds": 5}),)
 
 
+def test_what_is_not_permitted_is_not_tried():
+    rng = random.Random(1)
+
+    def run(steps):
+        assert len(steps) == 1 or steps == ()
+        return BUG if steps and rng.random() < 0.3 else None
+
+    result = search(run, ops("a"), Repro(5, 15), permits=lambda steps: len(steps) < 2)
+    assert result.steps == tuple(ops("a"))
+
+
 def test_what_fails_nearly_always_is_not_made_longer():
     seen = []
 

@@ -14,7 +14,7 @@ from colos.chaos.faults.cpu import CpuStarvation
 from colos.chaos.faults.descriptors import DescriptorExhaustion
 from colos.chaos.faults.disk import DiskFull
 from colos.chaos.faults.forking import ForkFails
-from colos.chaos.faults.process import Kill
+from colos.chaos.faults.process import Kill, Pause, PauseFor
 from colos.chaos.scenario import Heal, Inject, Op, Ref
 from colos.chaos.simplify import Simplifier
 
@@ -144,6 +144,27 @@ def test_a_faults_arguments_become_milder_and_defaults_are_left_out():
     assert all("free" not in step.args or step.args["free"] for step in full)
     most = max(step.args.get("free", 0) for step in simpler(Inject("fork-fails", "f1", "kv/1"), [ForkFails("kv/*")]))
     assert most > 0
+
+
+def test_a_fault_may_be_tried_for_a_longer_time_and_nothing_else_of_it_changes():
+    bolder = Simplifier({}, [PauseFor("kv/*", seconds=(0.1, 0.5, 2.0))], TOPOLOGY).bolder
+    longer = list(bolder(Inject("pause-for", "f1", "kv/1", {"seconds": 0.1})))
+    assert [PauseFor.complete(step.args) for step in longer] == [{"seconds": 2.0}, {"seconds": 0.5}]
+    assert list(bolder(longer[0])) == []
+    assert list(bolder(Inject("kill", "f1", "kv/1"))) == []
+    assert list(bolder(Op("put", {"seconds": 1}))) == []
+
+
+def test_longer_lists_stay_within_what_the_search_would_do():
+    once, again = Inject("kill", "f1", "kv/1"), Inject("kill", "f2", "kv/1")
+    faults = [Kill("kv/*"), Pause("kv/*")]
+    assert Simplifier({}, faults, TOPOLOGY, tolerance=2).permits([once, again])
+    assert not Simplifier({}, faults, TOPOLOGY, tolerance=1).permits([once, again])
+    assert not Simplifier({}, faults, TOPOLOGY, tolerance=1).permits([Inject("kill", "f1", "kv/*")])
+    pause, pause_again = Inject("pause", "f1", "kv/1"), Inject("pause", "f2", "kv/1")
+    unlimited = Simplifier({}, faults, TOPOLOGY)
+    assert not unlimited.permits([pause, Op("put"), pause_again])
+    assert unlimited.permits([pause, Heal("f1"), pause_again])
 
 
 def test_a_fault_that_the_machine_does_not_declare_keeps_its_arguments():
