@@ -421,12 +421,15 @@ def test_what_does_not_matter_is_made_simple_at_one_stroke():
 
 
 def test_simpler_steps_that_fail_far_less_often_are_left_alone():
-    rng = random.Random(5)
+    def amount_for(seed):
+        rng = random.Random(seed)
 
-    def run(steps):
-        return BUG if steps and (steps[0].args["amount"] or rng.random() < 0.2) else None
+        def run(steps):
+            return BUG if steps and (steps[0].args["amount"] or rng.random() < 0.15) else None
 
-    assert search(run, [Op("put", {"amount": 8})], simpler=halves).steps[0].args["amount"] > 0
+        return search(run, [Op("put", {"amount": 8})], simpler=halves).steps[0].args["amount"]
+
+    assert Counter(map(amount_for, range(60)))[0] <= 3
 
 
 def test_what_fails_now_and_then_is_done_twice_if_it_then_fails_nearly_always():
