@@ -6,14 +6,15 @@ One `Driver` serves one item.  It makes each run's machine and executor; the sea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from colos.chaos import minimise as search
 from colos.chaos.ctrlc import CtrlC
 from colos.chaos.examine import Examiner
-from colos.chaos.executor import Executor
+from colos.chaos.executor import Executor, Setting
 from colos.chaos.explore import explore
+from colos.chaos.lanes import Lanes, how_many
 from colos.chaos.machine import ChaosMachine, author_rules
 from colos.chaos.minimise import Minimised
 from colos.chaos.outcomes import Exploration, Failure, Options, Replay
@@ -23,6 +24,7 @@ from colos.chaos.rerun import Rerun
 from colos.chaos.sandbox.session import Session
 from colos.chaos.scenario import Scenario, Step
 from colos.chaos.setting import prepare, unavailable_faults
+from colos.chaos.simplify import Simplifier
 
 __all__ = ["Driver"]
 
@@ -41,13 +43,16 @@ class Driver:
         journal: Path,
         options: Options | None = None,
         make: Callable[[], ChaosMachine] | None = None,
+        shared: bool = False,
         progress: Progress = lambda _: None,
     ) -> None:
+        """`make` gives a machine for each run; `shared` says that these have something in common."""
         self.cls = cls
         self.test = test
         self.options = options or Options()
         self.progress = progress
         self._make = make or cls
+        self._shared = shared
         self._ctrl_c = CtrlC()
         self.setting = prepare(cls, session, journal, self.options.deadlines)
         self.unavailable = unavailable_faults(cls.faults, session)
@@ -69,9 +74,12 @@ class Driver:
             self._ctrl_c.__exit__(*exc_info)
 
     def _new_machine(self, steps: int) -> ChaosMachine:
+        return self._machine_in(self.setting, steps)
+
+    def _machine_in(self, setting: Setting, steps: int) -> ChaosMachine:
         self._ctrl_c.check()
         machine = self._make()
-        machine._executor = Executor(self.setting, machine, planned=steps)
+        machine._executor = Executor(setting, machine, planned=steps)
         machine._unavailable = self.unavailable
         return machine
 
@@ -89,25 +97,28 @@ class Driver:
 
     def examine(self, violating: Executor, directory: Path | None) -> Failure:
         """Confirm, minimise and, into `directory`, save what a run has violated."""
-        examiner = Examiner(self.setting, self._rerun, self.test, self.options, self.progress)
-        return examiner.examine(violating, directory)
+        assert violating.violation is not None
+        with self._examiner(violating.steps, violating.violation.name) as examiner:
+            return examiner.examine(violating, directory)
 
     def minimise(self, scenario: Scenario) -> Minimised:
         """Confirm a scenario's failure again, and shorten it; one that does not recur comes back as it is."""
+        with self._examiner(scenario.steps, scenario.violates) as examiner:
+            return examiner.shorten(scenario)
 
-        def violated(steps: Sequence[Step]) -> str | None:
-            verdict, _ = self._rerun(steps)
-            return verdict.violation.name if verdict.violation is not None else None
+    @contextmanager
+    def _examiner(self, steps: Sequence[Step], violates: str) -> Iterator[Examiner]:
+        """An examiner whose runs go on beside each other where nothing is against it.
 
-        def say(state: search.Progress) -> None:
-            count = f"{state.steps_at_start} → {len(state.best)} steps"
-            self.progress(f"minimising: {count}, run {state.runs_used}/{state.runs_max}")
-
-        self.progress("confirming")
-        budget = search.Budget(self.options.minimise_runs, self.options.minimise_s)
-        runs = self.options.confirm_runs
-        repro = search.confirm(violated, scenario.steps, scenario.violates, runs=runs, budget=budget)
-        return search.minimise(violated, scenario.steps, scenario.violates, repro, budget=budget, progress=say)
+        Fixtures are shared by all runs of an item; and only in the main thread can code be interrupted that blocks.
+        """
+        alone = self._shared or violates.startswith("hang:")
+        count = how_many(self.setting, steps, alone=alone)
+        simplifier = Simplifier(
+            author_rules(self.cls), self.cls.faults, self.setting.system.topology(), self.setting.system.tolerance()
+        )
+        with Lanes(self.setting, author_rules(self.cls), self._machine_in, count) as lanes:
+            yield Examiner(self.setting, lanes, self.test, self.options, self.progress, simplifier)
 
     def replay(self, scenario: Scenario, *, until_failed: bool = False) -> Replay:
         """Run a scenario's steps, each time in a fresh sandbox, until it is known whether its failure is there."""

@@ -7,19 +7,23 @@ from pathlib import Path
 from colos.chaos.fault import matches
 from colos.chaos.faults import fault_kinds
 from colos.chaos.machine import ChaosMachine, author_rules, required_arguments
-from colos.chaos.scenario import Inject, Op, Scenario, validate
+from colos.chaos.scenario import Inject, Op, Scenario, renamed, validate
 from colos.chaos.scenario_toml import Source
 from colos.chaos.values import closest
 from colos.errors import InvalidScenario, StaleScenario
 
-__all__ = ["refuse_stale"]
+__all__ = ["fitted"]
 
 
-def refuse_stale(cls: type[ChaosMachine], path: Path, scenario: Scenario) -> None:
-    """Raises `StaleScenario`, with the line and the nearest name there is, for the first such step."""
+def fitted(cls: type[ChaosMachine], path: Path, scenario: Scenario) -> Scenario:
+    """The scenario in terms of today's machine: old names by its aliases, values that waited for their class built.
+
+    Raises `StaleScenario`, with the line and the nearest name there is, for the first step that does not fit.
+    """
     kinds, rules = fault_kinds(), author_rules(cls)
     text = path.read_text(encoding="utf-8-sig")
     try:
+        scenario = renamed(scenario, cls.aliases, path=str(path), text=text)
         validate(
             scenario,
             faults={kind: tuple(fault.parameters) for kind, fault in kinds.items()},
@@ -43,3 +47,4 @@ def refuse_stale(cls: type[ChaosMachine], path: Path, scenario: Scenario) -> Non
         if problem:
             where = Source(str(path), text).where_step(index, len(scenario.steps))
             raise StaleScenario(str(path), where, problem, cure)
+    return scenario

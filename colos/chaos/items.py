@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from colos.chaos import told
 from colos.chaos.driver import Driver
-from colos.chaos.fitting import refuse_stale
+from colos.chaos.fitting import fitted
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.outcomes import Exploration, Replay, ReplayOutcome
 from colos.chaos.report import describe_failure, describe_replay, power_note, relative, tally
@@ -99,9 +100,9 @@ class _Run:
             self._latest = None
 
     def _carry_out(self, name: str, fixtures: Mapping[str, Any]) -> None:
-        suite = self._suite
-        if self._scenario is not None and self._path is not None:
-            self._refuse_stale(self._path, self._scenario)
+        suite, scenario = self._suite, self._scenario
+        if scenario is not None and self._path is not None:
+            scenario = self._fitted(self._path, scenario)
 
         def make() -> ChaosMachine:
             suite.say_steps(self._latest)
@@ -115,17 +116,18 @@ class _Run:
             journal=suite.journal(f"{self._test}::{name}"),
             options=suite.options,
             make=make,
+            shared=bool(fixtures) or suite.tells_steps,
             progress=suite.progress(),
         ) as driver:
             self._demand(driver)
-            if self._scenario is None:
+            if scenario is None:
                 self._explore(driver)
             else:
-                self._replay(driver, self._scenario)
+                self._replay(driver, scenario)
 
-    def _refuse_stale(self, path: Path, scenario: Scenario) -> None:
+    def _fitted(self, path: Path, scenario: Scenario) -> Scenario:
         try:
-            refuse_stale(self._class, path, scenario)
+            return fitted(self._class, path, scenario)
         except StaleScenario as error:
             self._stale(error)
             raise
@@ -152,8 +154,7 @@ class _Run:
 
     def _explore(self, driver: Driver) -> None:
         suite = self._suite
-        known = {path.stem: found for path, found in suite.of_test(self._test).items() if found.known is not None}
-        exploration = driver.explore(known, suite.directory)
+        exploration = driver.explore(self._known(), suite.directory)
         suite.say_steps(self._latest)
         nothing_fired = bool(self._class.faults) and not exploration.exercised
         idle = f"no fault fired in {exploration.examples} examples" if nothing_fired else ""
@@ -173,6 +174,15 @@ class _Run:
             pytest.skip(f"inconclusive: {self.told.line}")
         if suite.demands.strict:
             self._be_strict(exploration)
+
+    def _known(self) -> dict[str, Scenario]:
+        """The failures to count and pass over, by their scenarios' names."""
+        known = {}
+        for path, scenario in self._suite.of_test(self._test).items():
+            if scenario.known is not None:
+                with suppress(StaleScenario):  # its own item says so
+                    known[path.stem] = fitted(self._class, path, scenario)
+        return known
 
     def _be_strict(self, exploration: Exploration) -> None:
         if exploration.never:

@@ -28,14 +28,14 @@ Make = Callable[[Setting, int], ChaosMachine]
 """A machine for so many steps, with its executor, in a setting."""
 
 
-def how_many(setting: Setting, steps: Sequence[Step], *, fixtures: bool) -> int:
+def how_many(setting: Setting, steps: Sequence[Step], *, alone: bool) -> int:
     """How many runs of `steps` can go on at once and not disturb each other.
 
-    One, where the sandboxes share a machine, where the steps take the cores themselves away, and where a machine was
-    given fixtures, which its runs share.
+    One, where the sandboxes share a machine, and where the steps take the cores themselves away; `alone` says that
+    the caller knows of another reason.
     """
     taken = any(setting.kinds[step.fault].family == "cpu" for step in steps if isinstance(step, Inject))
-    if setting.session.tier != NAMESPACES or taken or fixtures:
+    if setting.session.tier != NAMESPACES or taken or alone:
         return 1
     return max(1, min(_MOST, len(os.sched_getaffinity(0))))
 

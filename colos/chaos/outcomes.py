@@ -22,8 +22,9 @@ class Options:
     examples: int | None = None
     steps: int | None = None
     seed: int = 0
-    confirm_runs: int = 10
-    minimise_runs: int = 200
+    #: At most so many runs, of a failure that does not happen again.
+    confirm_runs: int = 30
+    minimise_runs: int = 500
     minimise_s: float = 60.0
     #: At most so many runs of a saved scenario.
     replay_runs: int = 30

@@ -148,10 +148,15 @@ class Suite:
 
             self._uncaptured(write)
 
+    @property
+    def tells_steps(self) -> bool:
+        """Whether each run's steps are told, one run after another."""
+        return self.config.get_verbosity() >= 2
+
     def say_steps(self, machine: ChaosMachine | None) -> None:
         """The steps that a machine has made, one a line; with -vv."""
         executor = machine._executor if machine is not None else None
-        if executor is not None and self.config.get_verbosity() >= 2:
+        if executor is not None and self.tells_steps:
             for step in executor.steps:
                 self.say(f"  {explain(step)}")
             self.say("  —")

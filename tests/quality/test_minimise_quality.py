@@ -1,47 +1,85 @@
-"""How good minimising is: on seeded toy systems with a bug of two ordered faults, among noise.
+"""How good minimising is, on simulated systems with planted bugs whose shortest scenario is known.
 
-All chance comes from the seeds here, so the counts are exact.  A change of the search changes them:
-update them only if the new figures are better, or the reason is worth it.
+All chance comes from the seeds here, so the counts are exact.  What is required: of all trials the bug is
+kept in 98 %, the known minimal length is reached in 95 %, and one whose failure shows every other time takes
+no more than 150 executions in the median, confirming included.
 """
 
 from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
 from colos.chaos.minimise import Budget, confirm, minimise
-from colos.chaos.scenario import Heal, Inject, Op, Ref, Step, identity
+from colos.chaos.outcomes import Options
+from colos.chaos.scenario import Heal, Inject, Op, Ref, Step
 
 BUG = "always:no_write_is_lost"
 OTHER = "always:clocks_agree"
-NODES = ("n0", "n1", "n2", "n3", "n4")
-SYSTEMS = 60
+NODES = ("n0", "n1", "n2")
+KINDS = ("kill", "disk-full", "partition", "pause")
+TRIALS = 300
+
+#: What must happen, in this order, for the bug to show: one to four faults, and two with an op between them.
+PLANTED = {
+    "one fault": (("kill", "n0"),),
+    "two faults": (("kill", "n0"), ("disk-full", "n1")),
+    "three faults": (("kill", "n0"), ("disk-full", "n1"), ("pause", "n0")),
+    "four faults": (("kill", "n0"), ("disk-full", "n1"), ("pause", "n0"), ("partition", "n2")),
+    "an op between": (("kill", "n0"), ("put", "n0"), ("disk-full", "n1")),
+}
 
 
-def loses_a_write(steps: Sequence[Step]) -> bool:
-    """Whether a disk fills up on a node that was killed and not restarted since."""
-    dead: set[str | None] = set()
-    for step in steps:
-        if isinstance(step, Inject) and step.fault == "kill":
-            dead.add(step.target)
-        elif isinstance(step, Op) and step.name == "restart":
-            dead.discard(str(step.args["node"]))
-        elif isinstance(step, Inject) and step.fault == "disk-full" and step.target in dead:
-            return True
-    return False
+@dataclass
+class System:
+    """Fails with probability `rate` once the planted steps happened; `noise` is the chance of an unrelated failure,
+    and `same_noise` the part of it that violates the same property."""
+
+    planted: tuple[tuple[str, str], ...]
+    rate: float
+    noise: float
+    rng: random.Random
+    same_noise: float = 0.0
+    batches: int = 0
+
+    def fails(self, steps: Sequence[Step]) -> bool:
+        names = iter([_name(step) for step in steps])
+        return all(part in names for part in self.planted)
+
+    def run(self, batch: Sequence[Sequence[Step]]) -> list[str | None]:
+        self.batches += 1
+        return [self._run_one(steps) for steps in batch]
+
+    def _run_one(self, steps: Sequence[Step]) -> str | None:
+        luck = self.rng.random()
+        if luck < self.noise:
+            return BUG if luck < self.same_noise else OTHER
+        if self.rng.random() < self.rate and self.fails(steps):
+            return BUG
+        return None
+
+
+def _name(step: Step) -> tuple[str, str | None]:
+    match step:
+        case Inject():
+            return step.fault, step.target
+        case Op():
+            return step.name, str(step.args.get("node", ""))
+        case Heal():
+            return "heal", None
 
 
 def random_steps(rng: random.Random, length: int) -> Iterator[Step]:
     begun: list[str] = []
     made = 0
     for index in range(length):
-        kind = rng.choice(["kill", "disk-full", "partition", "pause", "restart", "make", "put", "get", "heal"])
+        kind = rng.choice([*KINDS, "restart", "put", "make", "get", "heal"])
         node = rng.choice(NODES)
-        if kind in ("kill", "disk-full", "partition", "pause"):
+        if kind in KINDS:
             begun.append(f"f{index}")
             yield Inject(kind, begun[-1], node)
         elif kind == "heal" and begun:
@@ -49,96 +87,74 @@ def random_steps(rng: random.Random, length: int) -> Iterator[Step]:
         elif kind == "make":
             made += 1
             yield Op("make", {"node": node}, (f"key_{made}",))
-        elif kind == "restart":
-            yield Op("restart", {"node": node})
+        elif kind == "get":
+            yield Op("get", {"key": Ref(f"key_{rng.randint(1, made)}") if made else "k"})
         else:
-            yield Op(kind, {"key": Ref(f"key_{rng.randint(1, made)}") if made else "k"})
+            yield Op(kind, {"node": node})
 
 
-def systems() -> Iterator[tuple[Step, ...]]:
-    """Failing step lists of 15 to 30 steps, cut after the violating one, as the executor does."""
-    rng = random.Random(1)
-    while True:
-        steps = tuple(random_steps(rng, 30))
-        cuts = (length for length in range(len(steps) + 1) if loses_a_write(steps[:length]))
-        length = next(cuts, 0)
-        if length >= 15:
-            yield steps[:length]
+def found_by(system: System, rng: random.Random) -> tuple[Step, ...]:
+    """What a search comes with: at most 8 to 16 steps, of which the last one completes what the bug needs."""
+    steps = list(random_steps(rng, rng.randint(8, 16) - len(system.planted)))
+    places = sorted(rng.randint(0, len(steps)) for _ in system.planted[1:])
+    for before, (place, (kind, node)) in enumerate(zip([*places, len(steps)], system.planted, strict=True)):
+        planted = Op(kind, {"node": node}) if kind == "put" else Inject(kind, f"p{before}", node)
+        steps.insert(place + before, planted)
+    length = next(length for length in range(len(steps) + 1) if system.fails(steps[:length]))
+    return tuple(steps[:length])
 
 
 @dataclass
-class Outcome:
-    """Of all systems: whose bug is still there, who came down to two steps, who never failed when confirmed."""
+class Figures:
+    kept: int = 0
+    minimal: int = 0
+    runs: list[int] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
 
-    kept: int
-    minimal: int
-    unconfirmed: int
-    runs_median: float
+    def __str__(self) -> str:
+        runs = statistics.median(self.runs)
+        return (
+            f"of {len(self.runs)}: kept {self.kept}, minimal {self.minimal}; runs: median {runs}, most {max(self.runs)}"
+        )
 
-
-def try_all(rate: float, noise: float, *, confirm_runs: int) -> Outcome:
-    """Minimises each system's failure, which shows with probability `rate`, `noise` hiding it."""
-    outcome, runs_used = Outcome(0, 0, 0, 0), []
-    for seed, steps in zip(range(SYSTEMS), systems(), strict=False):
-        run, ran = noisy(random.Random(seed), rate, noise)
-        budget = Budget(1_000, float("inf"))
-        repro = confirm(run, steps, BUG, runs=confirm_runs, budget=budget)
-        result = minimise(run, steps, BUG, repro, budget=budget)
-        assert identity(result.steps) in {identity(steps), *ran}
-        assert not result.exhausted
-        outcome.unconfirmed += repro.failed == 0
-        outcome.kept += loses_a_write(result.steps)
-        outcome.minimal += len(result.steps) == 2
-        runs_used.append(result.runs_used)
-    outcome.runs_median = statistics.median(runs_used)
-    return outcome
+    def required(self) -> bool:
+        """Whether the bug was kept in 98 % and made minimal in 95 %."""
+        return self.kept >= 0.98 * len(self.runs) and self.minimal >= 0.95 * len(self.runs)
 
 
-def noisy(rng: random.Random, rate: float, noise: float) -> tuple[Callable[[Sequence[Step]], str | None], set[str]]:
-    """The toy system, and the identities of the steps that were seen failing with the bug."""
-    seen: set[str] = set()
-
-    def run(steps: Sequence[Step]) -> str | None:
-        if rng.random() < noise:
-            return OTHER
-        if loses_a_write(steps) and rng.random() < rate:
-            seen.add(identity(steps))
-            return BUG
-        return None
-
-    return run, seen
-
-
-@pytest.mark.parametrize(
-    ("rate", "noise", "runs_median"),
-    [(1.0, 0.0, 23), (1.0, 0.02, 25), (0.9, 0.02, 31), (0.5, 0.0, 61), (0.5, 0.02, 63)],
-)
-def test_the_bug_is_kept_and_made_minimal(rate, noise, runs_median):
-    outcome = try_all(rate, noise, confirm_runs=10)
-    assert outcome == Outcome(kept=SYSTEMS, minimal=SYSTEMS, unconfirmed=0, runs_median=runs_median)
+def try_all(planted: str, rate: float, *, noise: float = 0.02, same_noise: float = 0.0, lanes: int = 1) -> Figures:
+    figures = Figures()
+    for seed in range(TRIALS):
+        rng = random.Random(seed)
+        system = System(PLANTED[planted], rate, noise, rng, same_noise)
+        steps = found_by(system, rng)
+        budget = Budget(Options().minimise_runs, float("inf"))
+        repro = confirm(system.run, steps, BUG, budget=budget, lanes=lanes)
+        result = minimise(system.run, steps, BUG, repro, budget=budget, lanes=lanes)
+        figures.kept += system.fails(result.steps)
+        figures.minimal += system.fails(result.steps) and len(result.steps) == len(system.planted)
+        figures.runs.append(budget.used)
+        figures.batches.append(system.batches)
+    return figures
 
 
-def test_fewer_confirming_runs_cost_some_quality():
-    """Five runs may miss a failure that shows every other time (3 %), and then nothing is minimised."""
-    outcome = try_all(0.5, 0.02, confirm_runs=5)
-    assert outcome == Outcome(kept=SYSTEMS, minimal=54, unconfirmed=3, runs_median=58.5)
+@pytest.mark.parametrize("planted", PLANTED)
+@pytest.mark.parametrize(("rate", "runs_median_most"), [(0.9, 60), (0.5, 150), (0.2, 350)])
+def test_the_bug_is_kept_and_made_minimal(planted, rate, runs_median_most):
+    figures = try_all(planted, rate)
+    assert figures.required(), str(figures)
+    assert statistics.median(figures.runs) <= runs_median_most
 
 
-def test_a_bug_of_many_steps_stays_whole():
-    """Four faults in order, in 40 steps: cutting in halves alone would not get there."""
-    needed = ("a", "b", "c", "d")
-    rng = random.Random(7)
-    for _ in range(20):
-        names = [rng.choice("abcdefghijkl") for _ in range(40)]
-        for position, name in zip(sorted(rng.sample(range(40), 4)), needed, strict=True):
-            names[position] = name
+def test_two_lanes_take_half_as_long():
+    figures = try_all("an op between", 0.5, lanes=2)
+    assert figures.required(), str(figures)
+    assert statistics.median(figures.runs) <= 150
+    assert statistics.median(figures.batches) <= 0.6 * statistics.median(figures.runs)
 
-        def run(steps: Sequence[Step]) -> str | None:
-            left = iter([step.name for step in steps if isinstance(step, Op)])
-            return BUG if all(name in left for name in needed) else None
 
-        steps = [Op(name) for name in names]
-        budget = Budget(150, float("inf"))
-        result = minimise(run, steps, BUG, confirm(run, steps, BUG, budget=budget), budget=budget)
-        assert tuple(step.name for step in result.steps if isinstance(step, Op)) == needed
-        assert not result.exhausted
+def test_unrelated_failures_of_the_same_property_do_not_become_the_bug():
+    """One run in 200 violates the very property for another reason: an accepted candidate is measured for that."""
+    figures = try_all("two faults", 0.5, same_noise=0.005)
+    assert figures.required(), str(figures)
+    assert statistics.median(figures.runs) <= 150

@@ -6,10 +6,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from colos.chaos.commands.work import Line, opened, read, rewrite
+from colos.chaos.commands.work import Line, opened, read
 from colos.chaos.outcomes import Options
 from colos.chaos.report import numbered, relative
 from colos.chaos.sandbox.session import Session
+from colos.chaos.scenario import rewrite
 from colos.errors import FaultUnavailable, HarnessBroken, InvalidScenario, InvalidSpecification
 
 __all__ = ["minimise"]
@@ -27,7 +28,8 @@ def minimise(file: str, sandbox: str | None, seconds: float | None) -> int:
     session = Session(sandbox)
     try:
         scenario = read(path)
-        with opened(path, scenario, session, options, line.progress) as driver:
+        driver, scenario = opened(path, scenario, session, options, line.progress)
+        with driver:
             small = driver.minimise(scenario)
         line.clear()
         if not small.repro.failed:

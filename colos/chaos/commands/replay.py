@@ -39,7 +39,8 @@ def _one(path: Path, session: Session, options: Options) -> int:
     line = Line()
     try:
         scenario = read(path)
-        with opened(path, scenario, session, options, line.progress) as driver:
+        driver, scenario = opened(path, scenario, session, options, line.progress)
+        with driver:
             found = driver.replay(scenario, until_failed=scenario.known is not None)
     except StaleScenario as error:
         noted(path, ReplayOutcome.STALE.value)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from colos.chaos.commands.locate import machine_of, project_of
 from colos.chaos.driver import Driver
-from colos.chaos.fitting import refuse_stale
+from colos.chaos.fitting import fitted
 from colos.chaos.outcomes import Options
 from colos.chaos.progress import Progress
 from colos.chaos.remembered import Remembered, remember
 from colos.chaos.sandbox.session import Session
-from colos.chaos.scenario import Inject, Scenario, dumps, load
+from colos.chaos.scenario import Inject, Scenario, load
 from colos.errors import FaultUnavailable, InvalidScenario
 
-__all__ = ["Line", "noted", "opened", "read", "rewrite"]
+__all__ = ["Line", "noted", "opened", "read"]
 
 _WIDTH = 112
 
@@ -58,40 +55,23 @@ def read(path: Path) -> Scenario:
 
 def opened(
     path: Path, scenario: Scenario, session: Session, options: Options, progress: Callable[[str], None]
-) -> Driver:
-    """A driver for the scenario's machine, to be used as a context manager.
+) -> tuple[Driver, Scenario]:
+    """A driver for the scenario's machine, to be used as a context manager; and the scenario as that machine has it.
 
     Raises `InvalidScenario` (no such machine, or it is stale) and `FaultUnavailable`.
     """
     cls = machine_of(path, scenario)
-    refuse_stale(cls, path, scenario)
+    scenario = fitted(cls, path, scenario)
     journal = project_of(path) / ".colos" / "journal" / f"{path.stem}.jsonl"
     driver = Driver(cls, session, test=scenario.test, journal=journal, options=options, progress=progress)
     for step in scenario.steps:
         if isinstance(step, Inject) and step.fault in driver.unavailable:
             driver.close()
             raise FaultUnavailable(step.fault, driver.unavailable[step.fault])
-    return driver
+    return driver, scenario
 
 
 def noted(path: Path, outcome: str, failed: int = 0, runs: int = 0) -> None:
     """Remember what a scenario came to."""
     path = path.resolve()
     remember(project_of(path).resolve(), {path: Remembered(outcome, failed, runs, int(time.time()))})
-
-
-def rewrite(path: Path, scenario: Scenario) -> None:
-    """Put a scenario in its file's place; whoever reads meanwhile sees the old one or the new one, whole."""
-    content = dumps(scenario).encode()
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

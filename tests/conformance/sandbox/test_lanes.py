@@ -107,6 +107,6 @@ def test_nothing_is_left_of_them(driver: Driver) -> None:
 
 def test_one_at_a_time_where_runs_would_disturb_each_other(driver: Driver) -> None:
     cores = len(os.sched_getaffinity(0))
-    assert how_many(driver.setting, [KILL], fixtures=False) == min(8, cores)
-    assert how_many(driver.setting, [KILL], fixtures=True) == 1
-    assert how_many(driver.setting, [KILL, Inject("cpu-starvation", "f2", "sleeper")], fixtures=False) == 1
+    assert how_many(driver.setting, [KILL], alone=False) == min(8, cores)
+    assert how_many(driver.setting, [KILL], alone=True) == 1
+    assert how_many(driver.setting, [KILL, Inject("cpu-starvation", "f2", "sleeper")], alone=False) == 1

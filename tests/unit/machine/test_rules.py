@@ -290,7 +290,7 @@ def test_bundle_values_are_named_and_replay_with_the_new_runs_values(lab, nothin
         failure = found.failure
         assert failure is not None
         assert failure.violation.name == "always:not_too_much_is_used"
-        assert (failure.repro.failed, failure.repro.runs) == (10, 10), failure.found
+        assert (failure.repro.failed, failure.repro.runs) == (5, 5), failure.found
         assert failure.saved is not None, failure.not_saved
         scenario = load(failure.saved)
         assert lab.replay(shelf, scenario.steps, scenario.violates).failed == 1

@@ -34,7 +34,7 @@ def test_a_violation_tells_what_why_how_often_where_and_how_to_see_it_again(proj
     assert report.count("always:started_once is violated") == 1
     assert "it was started again" in report
     assert re.search(r"^minimal steps \(1(, from \d found)?\):\n   1\. fault  kill on box\n\n", report, re.MULTILINE)
-    assert line(found, "reproduced") == "10 of 10 runs"
+    assert line(found, "reproduced") == "5 of 5 runs"
     for noise in NOISE:
         assert noise not in found.stdout.str() + found.stderr.str()
 
@@ -119,7 +119,7 @@ def test_what_does_not_happen_again_is_told_and_not_saved(project):
     report = report_of(result)
     assert "always:only_the_first_run_fails is violated" in report
     assert "it returned False" in report
-    assert line(result, "reproduced") == "0 of 10 runs"
+    assert line(result, "reproduced") == "0 of 30 runs"
     assert line(result, "not saved").endswith("to search the same way: --colos-seed=5")
     assert not (project.path / "scenarios").exists()
 
