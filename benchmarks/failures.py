@@ -82,7 +82,7 @@ def plain(steps: tuple[Step, ...]) -> Iterator[str]:
     """The steps as the planted bug sees them."""
     for one in steps:
         if isinstance(one, Inject):
-            yield str(one.target).removeprefix("*/")
+            yield str(one.target).rpartition("/")[2]
         elif isinstance(one, Op) and one.name == "mark":
             yield "mark"
 

@@ -144,7 +144,7 @@ def _choices_behind(strategy: Any, value: object) -> Sequence[Any] | None:
     found: Sequence[Any] | None = None
     try:
         found = gives(strategy._invert(value))
-    except Exception:  # it inverts no such value, or (before Hypothesis 6.160) none at all
+    except Exception:  # it inverts no such value, or (an older Hypothesis) none at all
         pass
     return found or _sought(strategy, gives)
 

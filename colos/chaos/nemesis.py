@@ -23,8 +23,8 @@ __all__ = ["Nemesis", "Options"]
 Options: TypeAlias = list[tuple[Fault | None, list[Any]]]
 """Each fault that may be injected now with its targets; and None with the leases that may end."""
 
-#: One example in so many leaves kinds out; and one turn of the nemesis in so many begins a plan.  More of either
-#: found the demo's bug later: it needs one certain fault, and few steps (measured over 30 seeds).
+#: One example in so many leaves kinds out; and one turn of the nemesis in so many begins a plan.  Twice as many of
+#: either found the demo's bug later (over 30 seeds): it needs one certain fault, and few steps.
 _SWARM_IN, _PLAN_IN = 3, 5
 
 
