@@ -39,7 +39,6 @@ def simpler(step, faults=(), **strategies):
 
 
 @inverts
-@inverts
 @pytest.mark.parametrize(
     ("strategy", "value", "candidates"),
     [
