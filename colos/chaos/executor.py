@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hypothesis.errors import HypothesisException, StopTest, UnsatisfiedAssumption
 
 from colos.chaos import builtin
 from colos.chaos.bridge import OpDeadline, OpStuck
+from colos.chaos.environment import MEMORY_CGROUP, shortage
 from colos.chaos.fault import Lease, Site
 from colos.chaos.properties import Outcome, Property, Verdict, Violation
+from colos.chaos.sandbox.spec import BARE
 from colos.chaos.scenario import Heal, Inject, Op, describe
 from colos.chaos.system import RunningSystem
 from colos.chaos.telling import name_of, short, told
@@ -55,6 +58,9 @@ class Executor:
         self.machine = machine
         self.steps: list[Op | Inject | Heal] = []
         self.violation: Violation | None = None
+        #: What the environment did, where that keeps the run from a verdict; it is over then.
+        self.inconclusive = ""
+        self._oom_kills: Sequence[int | None] = ()
         self.leases: dict[str, Lease] = {}
         self.fired: Counter[str] = Counter()
         #: The end of what the system wrote to its standard output and error, once the run is closed.
@@ -83,6 +89,11 @@ class Executor:
         """Whether the system stands."""
         return self._running is not None
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing that follows could tell more: something was violated, or the environment was met."""
+        return self.violation is not None or bool(self.inconclusive)
+
     def boot(self) -> None:
         """Make the sandbox and start the system in it.  Raises `HarnessBroken` when it does not start."""
         self._journal.record("example", tier=self.setting.session.tier, system=repr(self.setting.system))
@@ -109,6 +120,8 @@ class Executor:
     def op(self, step: Op, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[bool, Any]:
         """Apply an operation: call the author's rule; returns whether it was done, and what it returned."""
         self._begin(step)
+        if self.inconclusive:
+            return False, None
         try:
             # Bound first: an author's parameter may be called as one of call()'s own.
             bound = functools.partial(function, self.machine, **kwargs)
@@ -128,7 +141,7 @@ class Executor:
             self._journal.record("outcome", outcome="done")
             self._end_step()
             return True, value
-        if self.violation is None:
+        if not self.over:
             self._end_step()
         return False, None
 
@@ -186,6 +199,8 @@ class Executor:
     def inject(self, step: Inject) -> None:
         """Apply a fault.  Raises `FaultUnavailable` where it cannot be made real here."""
         self._begin(step)
+        if self.inconclusive:
+            return
         assert self._site is not None
         kind = self.setting.kinds[step.fault]
         unavailable = kind.unavailable(self.setting.session)
@@ -198,7 +213,9 @@ class Executor:
         try:
             lease = kind.inject(self._site, step.target, step.args)
         except OSError as error:
-            raise HarnessBroken(f"injecting {describe(step)}", str(error)) from error
+            if not self._spoilt_by(error, injecting=describe(step)):
+                raise HarnessBroken(f"injecting {describe(step)}", str(error)) from error
+            return
         self.setting.injected[step.fault] += 1
         self.setting.mechanisms[step.fault] = lease.mechanism
         self._kind_of[step.id] = (step.fault, step.target)
@@ -225,23 +242,33 @@ class Executor:
     def heal(self, step: Heal) -> None:
         """Apply a heal; one whose fault is over already does nothing."""
         self._begin(step)
+        if self.inconclusive:
+            return
         self._end_lease(step.id)
         self._end_step()
 
     def _begin(self, step: Op | Inject | Heal) -> None:
         if not self.booted:
-            self.boot()
+            self._boot_unless_spoilt()
         self.steps.append(step)
         if self._since_fault is not None:
             self._since_fault += 1
-        if len(self.steps) == self.planned:
+        if len(self.steps) == self.planned and not self.inconclusive:
             self._prefetch()
         self._journal.record("step", n=len(self.steps), step=describe(step))
+
+    def _boot_unless_spoilt(self) -> None:
+        self._oom_kills = self.setting.environment.oom_kills()
+        try:
+            self.boot()
+        except (OSError, HarnessBroken) as error:
+            if not self._spoilt_by(error, booting=True):
+                raise
 
     def _end_step(self) -> None:
         self._settle()
         self._check_always()
-        if self.violation is None:
+        if not self.over:
             self._look_for_sometimes()
 
     def _settle(self) -> None:
@@ -264,9 +291,9 @@ class Executor:
         if self.machine._initialize_rules_to_run:
             return  # the author's model is not complete yet, as for Hypothesis's invariants
         for declared in self.setting.properties:
-            if declared.kind == "always" and self.violation is None:
+            if declared.kind == "always" and not self.over:
                 failure = self._evaluate(declared)
-                if failure is not None and self.violation is None:
+                if failure is not None and not self.over:
                     self._violate(declared.full_name, failure)
 
     def _look_for_sometimes(self) -> None:
@@ -305,25 +332,57 @@ class Executor:
 
     def _violate(self, name: str, detail: str, *, step: int | None = -1) -> None:
         at = len(self.steps) - 1 if step == -1 else step
+        if self._is_spoilt(property=name, step=at, detail=detail):
+            return
         self.violation = Violation(name, detail, at)
         self._journal.record("verdict", outcome=Outcome.VIOLATED.value, property=name, step=at, detail=detail)
+
+    # --- the environment ----------------------------------------------------------------
+
+    def _is_spoilt(self, reason: str | None = None, **seen: object) -> bool:
+        """Whether the environment, and not the system, is to blame for what was seen: no verdict is possible then."""
+        injected = {self.setting.kinds[step.fault].uses for step in self.steps if isinstance(step, Inject)}
+        reason = reason or self.setting.environment.excuse(
+            self._oom_kills, self._on_host(), oom_injected=MEMORY_CGROUP in injected
+        )
+        if reason is None:
+            return False
+        self.inconclusive = reason
+        self._journal.record("verdict", outcome=Outcome.INCONCLUSIVE.value, reason=reason, **seen)
+        return True
+
+    def _spoilt_by(self, error: OSError | HarnessBroken, **doing: object) -> bool:
+        """The same of what the harness itself could not do."""
+        families = {self.setting.kinds[step.fault].family for step in self.steps if isinstance(step, Inject)}
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = shortage(cause, families) if isinstance(cause, OSError) else None
+        return self._is_spoilt(reason, detail=str(error), **doing)
+
+    def _on_host(self) -> list[str | Path]:
+        """The directories that this run writes to on the host: for the journal, and in `bare` for data."""
+        directories: list[str | Path] = [self._journal.path.parent]
+        if self._running is not None and self.setting.session.tier == BARE:
+            directories.append(self._running.sandbox.place.data)
+        return directories
 
     # --- the end ------------------------------------------------------------------------
 
     def finish(self) -> Verdict:
         """Heal everything, check what must come to hold, stop the system, check the built-in properties."""
-        if not self.booted:
+        if not self.booted and not self.inconclusive:
             return Verdict(Outcome.NOT_EXERCISED, reason="there was no step")
         self._prefetch()
         self.heal_all()
-        if self.violation is None:
+        if not self.over:
             assert self._builtin is not None
             self._builtin.healed()
             self._settle()
             self._builtin.settled()
             self._check_eventually()
-        if self.violation is None:
+        if not self.over:
             self._check_builtin()
+        if self.inconclusive:
+            return Verdict(Outcome.INCONCLUSIVE, reason=self.inconclusive)
         if self.violation is not None:
             return Verdict(Outcome.VIOLATED, self.violation)
         outcome = Outcome.HELD if self.fired else Outcome.NOT_EXERCISED
@@ -369,7 +428,7 @@ class Executor:
 
     def _check_eventually(self) -> None:
         for declared in self.setting.properties:
-            if declared.kind != "eventually" or self.violation is not None:
+            if declared.kind != "eventually" or self.over:
                 continue
             if self.beyond:
                 self._journal.record("property", name=declared.full_name, not_judged=f"beyond tolerance: {self.beyond}")

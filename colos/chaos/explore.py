@@ -20,6 +20,8 @@ __all__ = ["DEFAULT_EXAMPLES", "DEFAULT_STEPS", "explore"]
 
 DEFAULT_EXAMPLES = 50
 DEFAULT_STEPS = 12
+#: How often examples without a verdict are made up for.
+_AGAIN = 2
 _HYPOTHESIS_NOTES = ("Falsifying example", "Failing test case", "You can reproduce", "Explanation:")
 
 
@@ -33,14 +35,17 @@ def explore(
 ) -> tuple[Exploration, Executor | None]:
     """Search machines that `make` gives, each for at most so many steps; the run that violated something, or None.
 
-    `known` are failures to count and pass over, by name.  What an author's own code raises is raised.
+    `known` are failures to count and pass over, by name.  For examples that the environment kept from a verdict,
+    as many others are drawn, with another seed, up to twice.  What an author's own code raises is raised.
     """
     found = Exploration(seed=options.seed)
     chosen = _settings(of, options)
     latest: list[Executor] = []
 
-    def meets_known(executor: Executor) -> bool:
-        assert executor.violation is not None
+    def passes_over(executor: Executor) -> bool:
+        if executor.violation is None:
+            found.inconclusive[executor.inconclusive] += 1
+            return True
         for name, scenario in known.items():
             if is_instance_of_known(scenario, executor.violation, executor.steps):
                 found.known[name] += 1
@@ -49,15 +54,24 @@ def explore(
 
     def factory() -> ChaosMachine:
         machine = make(chosen.stateful_step_count)
-        machine._is_known = meets_known
+        machine._passes_over = passes_over
         assert machine._executor is not None
         latest[:] = [machine._executor]
         found.examples += 1
         fired = ", ".join(f"{kind} ×{count}" for kind, count in sorted(setting.fired.items()))
-        progress(f"exploring: example {found.examples}/{chosen.max_examples}; fired: {fired or 'nothing yet'}")
+        progress(f"exploring: example {found.examples}/{wanted}; fired: {fired or 'nothing yet'}")
         return machine
 
-    violating = latest[0] if _generate(factory, chosen, options.seed) else None
+    wanted = chosen.max_examples
+    is_violated = _generate(factory, chosen, options.seed)
+    lost = found.inconclusive.total()
+    for again in range(1, _AGAIN + 1):
+        if is_violated or not lost:
+            break
+        counted, wanted = found.inconclusive.total(), found.examples + lost
+        is_violated = _generate(factory, settings(chosen, max_examples=lost), options.seed + again)
+        lost = found.inconclusive.total() - counted
+    violating = latest[0] if is_violated else None
     found.fired.update(setting.fired)
     found.injected.update(setting.injected)
     found.refused_idle.update(+setting.refused_idle)

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from colos.chaos.bridge import Outlet
+from colos.chaos.environment import MEMORY_CGROUP
 from colos.chaos.executor import Executor, Setting
 from colos.chaos.journal import Journal
 from colos.chaos.machine import ChaosMachine
@@ -31,10 +32,11 @@ Make = Callable[[Setting, int], ChaosMachine]
 def how_many(setting: Setting, steps: Sequence[Step], *, alone: bool) -> int:
     """How many runs of `steps` can go on at once and not disturb each other.
 
-    One, where the sandboxes share a machine, and where the steps take the cores themselves away; `alone` says that
-    the caller knows of another reason.
+    One, where the sandboxes share a machine, and where the steps take the cores themselves away or have the kernel
+    count OOM kills, which it does for the whole machine; `alone` says that the caller knows of another reason.
     """
-    taken = any(setting.kinds[step.fault].family == "cpu" for step in steps if isinstance(step, Inject))
+    kinds = [setting.kinds[step.fault] for step in steps if isinstance(step, Inject)]
+    taken = any(kind.family == "cpu" or kind.uses == MEMORY_CGROUP for kind in kinds)
     if setting.session.tier != NAMESPACES or taken or alone:
         return 1
     return max(1, min(_MOST, len(os.sched_getaffinity(0))))

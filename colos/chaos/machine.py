@@ -106,8 +106,8 @@ class ChaosMachine(RuleBasedStateMachine):
     # Set by the driver on each instance.
     _executor: Executor | None = None
     _unavailable: Mapping[str, str] = {}
-    _is_known: Callable[[Executor], bool] = staticmethod(lambda executor: False)
-    #: The example is over though Hypothesis goes on with it: a known failure was met.
+    _passes_over: Callable[[Executor], bool] = staticmethod(lambda executor: executor.violation is None)
+    #: The example is over though Hypothesis goes on with it: a known failure was met, or there is no verdict.
     _over: bool = False
     _deaths: int = 0
     _nemesis: ClassVar[Any] = None
@@ -170,10 +170,11 @@ class ChaosMachine(RuleBasedStateMachine):
             self._judge()
 
     def _judge(self) -> None:
-        """Leave Hypothesis at a violation; at one that is known already, end this example only."""
+        """Leave Hypothesis at a violation; at one that is known already or inconclusive, end this example only."""
         executor = self._require_executor()
-        if executor.violation is not None:
-            if not self._is_known(executor):
+        if executor.over:
+            if not self._passes_over(executor):
+                assert executor.violation is not None
                 raise SearchEnded(executor.violation)
             self._over = True
 

@@ -46,6 +46,8 @@ class Outcome(Enum):
     HELD = "held"
     VIOLATED = "violated"
     NOT_EXERCISED = "not exercised"
+    #: What the environment did keeps it from a verdict; the verdict's reason says what that was.
+    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,13 @@ from colos.chaos.bridge import in_test_case
 from colos.chaos.draws import Draws, RecordedData, snapshot
 from colos.chaos.executor import Executor
 from colos.chaos.machine import ChaosMachine, required_arguments
-from colos.chaos.properties import Verdict
+from colos.chaos.properties import Outcome, Verdict
 from colos.chaos.scenario import Heal, Inject, Op, Ref, Step
 
 __all__ = ["Rerun", "resolved"]
+
+#: A run that the environment spoilt is repeated, so many times at most.
+_AGAIN = 2
 
 Rules = Mapping[str, tuple[Callable[..., Any], Any]]
 """Every rule of the author's by name, as `machine.author_rules` gives them."""
@@ -29,8 +32,15 @@ class Rerun:
         self._make = make
 
     def __call__(self, steps: Sequence[Step]) -> tuple[Verdict, Executor]:
-        """Apply them in a fresh sandbox, and judge."""
+        """Apply them in a fresh sandbox, and judge; again, up to twice, where the environment prevents a verdict."""
+        verdict, executor = self._once(steps)
+        for _ in range(_AGAIN):
+            if verdict.outcome is not Outcome.INCONCLUSIVE:
+                break
+            verdict, executor = self._once(steps)
+        return verdict, executor
 
+    def _once(self, steps: Sequence[Step]) -> tuple[Verdict, Executor]:
         def run(data: Any) -> tuple[Verdict, Executor]:
             machine = self._make(len(steps))
             executor = machine._executor
@@ -39,7 +49,7 @@ class Rerun:
             try:
                 for step in steps:
                     self._apply(executor, step, values, data)
-                    if executor.violation is not None:
+                    if executor.over:
                         break
                 return executor.finish(), executor
             finally:

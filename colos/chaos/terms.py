@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from colos.chaos.bridge import OpDeadline, Outlet
+from colos.chaos.environment import Environment
 from colos.chaos.fault import Fault
 from colos.chaos.journal import Journal
 from colos.chaos.properties import Property
@@ -63,6 +64,8 @@ class Setting:
     unknowns: tuple[type[BaseException], ...] = ()
     without: frozenset[str] = frozenset()
     deadlines: Deadlines = field(default_factory=Deadlines)
+    #: Tells what the machine around the test did to a run.
+    environment: Environment = field(default_factory=Environment)
     #: Faults that really fired, and `sometimes` that came true, over all runs so far.
     fired: Counter[str] = field(default_factory=Counter)
     injected: Counter[str] = field(default_factory=Counter)
