@@ -27,7 +27,7 @@ from hypothesis.internal.conjecture.choice import (
 )
 from hypothesis.internal.conjecture.data import ConjectureData
 
-from colos.chaos.values import encode
+from colos.chaos.values import EncodeError, encode
 
 __all__ = ["simpler_values", "simplest_value", "wilder_values"]
 
@@ -42,7 +42,14 @@ _Key: TypeAlias = tuple[int, tuple[int, ...]]
 
 
 def simpler_values(strategy: Any, value: object) -> Iterator[object]:
-    """At most six values that the strategy may draw and holds for simpler than `value`, the simplest first."""
+    """At most six values that the strategy may draw and holds for simpler than `value`, the simplest first.
+
+    None for a value without a form in a scenario: nobody could tell it from another of its kind.
+    """
+    try:
+        encode(value)
+    except EncodeError:
+        return
     nodes = _choices_behind(strategy, value)
     given = {_shown(value)}
     candidates = _candidates(strategy, value, nodes)

@@ -136,6 +136,11 @@ def test_a_pattern_becomes_one_of_the_processes_that_it_means():
     assert simpler(Inject("kill", "f1", "gone/*"), [Kill("kv/*")]) == []
 
 
+def test_a_value_that_no_scenario_can_hold_is_left_alone():
+    """Each one drawn looked like another and simpler one, until the budget ended that."""
+    assert list(simpler_values(st.builds(object), object())) == []
+
+
 @inverts
 def test_a_faults_arguments_become_milder_and_defaults_are_left_out():
     starved = simpler(

@@ -16,7 +16,7 @@ def test_a_value_without_a_safe_form_is_told_with_its_step_and_argument(project)
     result.assert_outcomes(failed=1)
     text = result.stdout.str()
     assert "rule:put is violated" in text
-    (line,) = [line for line in text.splitlines() if line.startswith("not saved")]
+    line, *_again = [line for line in text.splitlines() if line.startswith("not saved")]
     assert "steps[0]: the op 'put': the argument 'thing': <object object at 0x" in line
     assert "has no safe form in a scenario file: there is none for builtins.object; have the rule draw what" in line
     assert list((project.path / "scenarios").glob("*")) == []
