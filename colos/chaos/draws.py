@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Draws", "RecordedData", "snapshot"]
+__all__ = ["Draws", "RecordedData", "exchanged", "snapshot"]
 
 
 def snapshot(value: object) -> object:
@@ -17,6 +17,23 @@ def snapshot(value: object) -> object:
         return copy.deepcopy(value)
     except Exception:
         return value  # locks, sockets: such a value is no part of a scenario anyway, and saving says so
+
+
+def exchanged(value: object, other: Callable[[object], object]) -> Any:
+    """A copy of a value in which `other` has put another in the place of any that it does not give back, however deep.
+
+    It looks into lists, tuples and dictionaries themselves; of all else it makes a snapshot.
+    """
+    given = other(value)
+    if given is not value:
+        return given
+    if type(value) is list:
+        return [exchanged(item, other) for item in value]
+    if type(value) is tuple:
+        return tuple(exchanged(item, other) for item in value)
+    if type(value) is dict:
+        return {key: exchanged(item, other) for key, item in value.items()}
+    return snapshot(value)
 
 
 class Draws:

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 from hypothesis.strategies import DataObject
 
-from colos.chaos.draws import Draws, RecordedData, snapshot
+from colos.chaos.draws import Draws, RecordedData, exchanged, snapshot
 from colos.chaos.fault import Fault, matches
 from colos.chaos.nemesis import Nemesis, Options
 from colos.chaos.properties import Property, Violation, properties_of
@@ -475,16 +475,12 @@ def recorded(value: object, drawn: Mapping[str, Any]) -> object:
     """
     if not drawn:
         return snapshot(value)
-    for name in reversed([*drawn]):
-        if drawn[name] is value:
-            return Ref(name)
-    if type(value) is list:
-        return [recorded(item, drawn) for item in value]
-    if type(value) is tuple:
-        return tuple(recorded(item, drawn) for item in value)
-    if type(value) is dict:
-        return {key: recorded(item, drawn) for key, item in value.items()}
-    return snapshot(value)
+    latest_first = [*drawn.items()][::-1]
+
+    def named(part: object) -> object:
+        return next((Ref(name) for name, made in latest_first if made is part), part)
+
+    return exchanged(value, named)
 
 
 def new_names(machine: ChaosMachine, targets: Sequence[str], count: int) -> tuple[str, ...]:

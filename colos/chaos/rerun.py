@@ -9,7 +9,7 @@ from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.stateful import MultipleResults
 
 from colos.chaos.bridge import in_test_case
-from colos.chaos.draws import Draws, RecordedData, snapshot
+from colos.chaos.draws import Draws, RecordedData, exchanged
 from colos.chaos.executor import Executor
 from colos.chaos.machine import ChaosMachine, required_arguments
 from colos.chaos.properties import Outcome, Verdict
@@ -98,12 +98,4 @@ class Rerun:
 
 def resolved(value: object, values: dict[str, object]) -> Any:
     """A recorded value with this run's bundle values; a copy, which the author's rule may change."""
-    if isinstance(value, Ref):
-        return values[value.name]
-    if type(value) is list:
-        return [resolved(item, values) for item in value]
-    if type(value) is tuple:
-        return tuple(resolved(item, values) for item in value)
-    if type(value) is dict:
-        return {key: resolved(item, values) for key, item in value.items()}
-    return snapshot(value)
+    return exchanged(value, lambda part: values[part.name] if isinstance(part, Ref) else part)
