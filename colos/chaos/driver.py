@@ -23,7 +23,7 @@ from colos.chaos.replay import replay
 from colos.chaos.rerun import Rerun
 from colos.chaos.sandbox.session import Session
 from colos.chaos.scenario import Scenario, Step
-from colos.chaos.setting import prepare, unavailable_faults
+from colos.chaos.setting import prepare
 from colos.chaos.simplify import Simplifier
 
 __all__ = ["Driver"]
@@ -55,8 +55,9 @@ class Driver:
         self._shared = shared
         self._ctrl_c = CtrlC()
         self.setting = prepare(cls, session, journal, self.options.deadlines)
-        self.unavailable = unavailable_faults(cls.faults, session)
-        self._rerun = Rerun(author_rules(cls), self._new_machine)
+        self.unavailable = self.setting.unavailable
+        self._rules = author_rules(cls)
+        self._rerun = Rerun(self._rules, self._new_machine)
 
     def close(self) -> None:
         """End the event loop and the journal."""
@@ -114,10 +115,9 @@ class Driver:
         """
         alone = self._shared or violates.startswith("hang:")
         count = how_many(self.setting, steps, alone=alone)
-        simplifier = Simplifier(
-            author_rules(self.cls), self.cls.faults, self.setting.system.topology(), self.setting.system.tolerance()
-        )
-        with Lanes(self.setting, author_rules(self.cls), self._machine_in, count) as lanes:
+        system = self.setting.system
+        simplifier = Simplifier(self._rules, self.cls.faults, system.topology(), system.tolerance())
+        with Lanes(self.setting, self._rules, self._machine_in, count) as lanes:
             yield Examiner(self.setting, lanes, self.test, self.options, self.progress, simplifier)
 
     def replay(self, scenario: Scenario, *, until_failed: bool = False) -> Replay:

@@ -32,7 +32,7 @@ __all__ = [
 FULL_BYTES = 1 << 20
 """A file system with fewer bytes left for ordinary users is full; so is one without an inode left."""
 OOM_KILLED = "the kernel's OOM killer ended a process on this machine, and no fault asked for it"
-MEMORY_CGROUP = "memory-cgroup"
+MEMORY_CGROUP = memorycgroup.MECHANISM
 """What those kinds of fault use for which the kernel's OOM killer acts."""
 #: What the harness itself may run out of, and the family of faults that may be why.
 _SHORT_OF = {

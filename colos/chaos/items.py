@@ -187,9 +187,8 @@ class _Run:
     def _be_strict(self, exploration: Exploration) -> None:
         if exploration.never:
             self._idle(f"sometimes:{', sometimes:'.join(exploration.never)} never held")
-        refused: Mapping[str, int] = getattr(exploration, "refused_idle", None) or {}
-        if refused:
-            raise ChaosFailure(f"refused while no fault acted: {tally(refused)} (--colos-strict)")
+        if exploration.refused_idle:
+            raise ChaosFailure(f"refused while no fault acted: {tally(exploration.refused_idle)} (--colos-strict)")
 
     # --- replaying ----------------------------------------------------------------------
 

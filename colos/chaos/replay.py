@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from colos.chaos.executor import Setting
+from colos.chaos.minimise import rate_of
 from colos.chaos.outcomes import Replay, ReplayOutcome
 from colos.chaos.properties import Outcome, Verdict
 from colos.chaos.rerun import Rerun
@@ -27,7 +28,7 @@ def rate(repro: Repro | None) -> float:
 
     A file without a `repro`, such as one written by hand, says nothing, for which the estimate is 1/2.
     """
-    return (repro.failed + 1) / (repro.runs + 2) if repro is not None else 0.5
+    return rate_of(repro or Repro(0, 0))
 
 
 def runs_needed(repro: Repro | None) -> int:
@@ -91,7 +92,7 @@ class _Seen:
 
     def take(self, verdict: Verdict, output: str, journal: Path) -> bool:
         """Count a run; whether it violated something and says more than those before."""
-        if verdict.outcome.value == "inconclusive":
+        if verdict.outcome is Outcome.INCONCLUSIVE:
             self.inconclusive += 1
             self._spoilt = (0, verdict, output, journal)
             return False

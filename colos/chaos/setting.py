@@ -20,7 +20,7 @@ from colos.chaos.sandbox.spec import SandboxSpec, kept_paths
 from colos.chaos.tolerance import check_patterns
 from colos.errors import InvalidSpecification
 
-__all__ = ["prepare", "unavailable_faults"]
+__all__ = ["prepare"]
 
 
 def prepare(cls: type[ChaosMachine], session: Session, journal: Path, deadlines: Deadlines) -> Setting:
@@ -30,7 +30,7 @@ def prepare(cls: type[ChaosMachine], session: Session, journal: Path, deadlines:
     """
     system = cls.system_declaration()
     _check_declarations(cls, system.topology())
-    unavailable = unavailable_faults(cls.faults, session)
+    unavailable = _unavailable_faults(cls.faults, session)
     if system.modules():
         session.prepare(_with_packages([sys.modules[cls.__module__], *system.modules()]), system.rehearsal())
     return Setting(
@@ -51,11 +51,12 @@ def prepare(cls: type[ChaosMachine], session: Session, journal: Path, deadlines:
         refusals=(*REFUSALS, *cls.refusals),
         unknowns=(*UNKNOWNS, *cls.unknowns),
         without=frozenset(cls.without),
+        unavailable=unavailable,
         deadlines=deadlines,
     )
 
 
-def unavailable_faults(faults: Sequence[Fault], session: Session) -> dict[str, str]:
+def _unavailable_faults(faults: Sequence[Fault], session: Session) -> dict[str, str]:
     """The declared kinds that cannot be made real here, and why."""
     found = {}
     for fault in faults:

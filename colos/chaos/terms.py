@@ -63,6 +63,8 @@ class Setting:
     refusals: tuple[type[BaseException], ...] = ()
     unknowns: tuple[type[BaseException], ...] = ()
     without: frozenset[str] = frozenset()
+    #: The declared kinds that cannot be made real here, and why.
+    unavailable: Mapping[str, str] = field(default_factory=dict)
     deadlines: Deadlines = field(default_factory=Deadlines)
     #: Tells what the machine around the test did to a run.
     environment: Environment = field(default_factory=Environment)

@@ -33,7 +33,7 @@ class _InGroup(Fault):
     """What both have in common: how many bytes may still be used."""
 
     family = "memory"
-    uses = "memory-cgroup"
+    uses = memorycgroup.MECHANISM
     parameters: ClassVar[Mapping[str, object]] = {"free": _LEAST}
     limit: ClassVar[str]
     event: ClassVar[str]
@@ -103,7 +103,7 @@ class OomKill(_InGroup):
 
 
 class _Grouped(Lease):
-    mechanism = "memory-cgroup"
+    mechanism = memorycgroup.MECHANISM
 
     def __init__(self, site: Site, targets: list[Target], free: int, limit: str, event: str) -> None:
         self._site = site

@@ -20,8 +20,10 @@ import time
 
 from colos.errors import HarnessBroken
 
-__all__ = ["CURE", "PREFIX", "MemoryGroup", "origin_of", "place_for", "probe"]
+__all__ = ["CURE", "MECHANISM", "PREFIX", "MemoryGroup", "origin_of", "place_for", "probe"]
 
+#: As leases and the catalogue name it.
+MECHANISM = "memory-cgroup"
 #: How a group of ours is named: the harness's pid and a number follow.
 PREFIX = "colos-"
 CURE = "run under a delegated cgroup (v2): systemd-run --user --scope -p Delegate=yes pytest ..."

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from colos.chaos.minimise.budget import Budget, Progress
 from colos.chaos.minimise.passes import Variants, drop_steps, make_surer, simplify_steps
 from colos.chaos.minimise.problem import FEWEST, MOST, BudgetSpentError, Problem, Runs, enough
-from colos.chaos.minimise.sequential import rate_of, tries_for
+from colos.chaos.minimise.sequential import rate_of
 from colos.chaos.minimise.steps import normalise
 from colos.chaos.scenario import Repro, Step
 
-__all__ = ["Budget", "Minimised", "Progress", "Runs", "confirm", "minimise", "normalise", "rate_of", "tries_for"]
+__all__ = ["Budget", "Minimised", "Progress", "Runs", "confirm", "minimise", "normalise", "rate_of"]
 
 _ROUNDS_MAX = 3
 

@@ -98,7 +98,6 @@ class Problem:
         progress: Callable[[Progress], None],
     ) -> None:
         self.phase = ""
-        #: How often a candidate fails, at the least, that is to be found.
         self.runs_left = 0
         self.budget = budget
         self._run = run
@@ -111,6 +110,7 @@ class Problem:
         self._by_content: dict[str, Trial] = {}
         self._by_objects: dict[tuple[int, ...], tuple[Trial, tuple[Step, ...]]] = {}
         self._steps_at_start = len(steps)
+        #: How often a candidate fails, at the least, that is to be found.
         self.rate = rate_of(repro) - error_of(repro)
         self._rate_least = (rate_of(repro) - _LUCK * error_of(repro)) / 2
         original = self.trial(steps)

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 from colos.chaos.scenario import Repro
 
-__all__ = ["RatioTest", "error_of", "rate_of", "tries_for"]
-
-_MISS_CHANCE = 0.05
-_TRIES_MAX = 10
+__all__ = ["RatioTest", "error_of", "rate_of"]
 
 
 def rate_of(repro: Repro) -> float:
@@ -26,16 +23,6 @@ def error_of(repro: Repro) -> float:
     """The standard error of that rate."""
     rate = rate_of(repro)
     return math.sqrt(rate * (1 - rate) / (repro.runs + 3))
-
-
-def tries_for(repro: Repro) -> int:
-    """How many runs without a failure it takes to believe that steps do not fail as often as `repro` says."""
-    if repro.failed >= repro.runs:
-        return 1
-    if repro.failed == 0:
-        return _TRIES_MAX
-    needed = math.log(_MISS_CHANCE) / math.log(1 - repro.failed / repro.runs)
-    return min(_TRIES_MAX, math.ceil(needed))
 
 
 @dataclass(frozen=True)

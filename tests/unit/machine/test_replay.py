@@ -20,15 +20,8 @@ HELD = Verdict(Outcome.HELD)
 IDLE = Verdict(Outcome.NOT_EXERCISED, reason="no fault fired")
 SAME = Verdict(Outcome.VIOLATED, Violation("always:a", "it broke", 0))
 OTHER = Verdict(Outcome.VIOLATED, Violation("always:b", "that broke", 0))
+UNSURE = Verdict(Outcome.INCONCLUSIVE, reason="an OOM kill that nobody injected")
 STEPS = (Inject("kill", "f1", "box"),)
-
-
-class Unsure:
-    """A verdict as one that the environment spoilt."""
-
-    outcome = SimpleNamespace(value="inconclusive")
-    violation = None
-    reason = "an OOM kill that nobody injected"
 
 
 def run(
@@ -112,9 +105,9 @@ def test_one_failure_is_enough_for_a_known_one(tmp_path: Path) -> None:
 
 
 def test_runs_without_a_verdict_are_repeated_and_do_not_count(tmp_path: Path) -> None:
-    told, done = run(tmp_path, Unsure(), Unsure(), HELD, repro=Repro(10, 10))
+    told, done = run(tmp_path, UNSURE, UNSURE, HELD, repro=Repro(10, 10))
     assert (told.outcome, told.runs, done) == (ReplayOutcome.FIXED, 3, 5)
-    spoilt, done = run(tmp_path, HELD, Unsure(), repro=Repro(10, 10))
+    spoilt, done = run(tmp_path, HELD, UNSURE, repro=Repro(10, 10))
     assert (spoilt.outcome, spoilt.runs, done) == (ReplayOutcome.INCONCLUSIVE, 1, 4)
     assert "OOM" in spoilt.verdict.reason
 

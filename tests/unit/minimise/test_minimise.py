@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colos.chaos.minimise import Budget, Minimised, Progress, confirm, minimise, normalise, tries_for
+from colos.chaos.minimise import Budget, Minimised, Progress, confirm, minimise, normalise
 from colos.chaos.minimise.sequential import RatioTest
 from colos.chaos.scenario import Heal, Inject, Op, Ref, Repro
 from colos.errors import HarnessBroken
@@ -225,13 +225,6 @@ def test_another_property_is_not_the_same_failure():
 
 
 # --- noise, budgets, the end -------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("failed", "runs", "tries"), [(5, 5, 1), (9, 10, 2), (1, 2, 5), (3, 10, 9), (1, 10, 10), (1, 100, 10), (0, 5, 10)]
-)
-def test_how_often_a_candidate_is_tried(failed, runs, tries):
-    assert tries_for(Repro(failed, runs)) == tries
 
 
 def test_steps_that_never_failed_again_come_back_as_they_are():
