@@ -88,7 +88,15 @@ class Forks:
             elif understudy.pid is not None:
                 self._understudy = None
                 return understudy.control
-        return self._ask(self._zygote)
+        try:
+            return self._ask(self._zygote)
+        except (BrokenPipeError, ConnectionResetError):
+            # It is dead, and nobody has collected it yet.  What died with it is to be started again now: to call
+            # that impossible, start after start, would have a supervisor give up.
+            if self._spare is None:
+                raise
+            self.replace()
+            return self._ask(self._zygote)
 
     def _ask(self, zygote: Zygote) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -107,7 +115,8 @@ class Forks:
             understudy.end()
 
     def settle(self) -> None:
-        """A process has started, and there is time to have an understudy for the next."""
+        """A process has started, and there is time to have an understudy for the next, and a spare again."""
+        self.make_spare()
         if self._busy and self._zygote is not None and self._understudy is None and not self._over:
             try:
                 self._understudy = Understudy(self._ask(self._zygote))
@@ -123,7 +132,7 @@ class Forks:
                 pass
 
     def replace(self) -> None:
-        """The zygote does not answer: stopped, or worse."""
+        """The zygote does not answer: stopped, or worse.  The spare takes its place, if there is one."""
         if self._zygote is not None and self._spare is not None:
             process.complain("the zygote does not answer; the spare takes its place")
             self._zygote.kill()
