@@ -31,6 +31,17 @@ def machine(sessions: Sessions) -> Iterator[Agent]:
 # --- in both tiers -----------------------------------------------------------------------
 
 
+def test_a_connection_that_does_not_come_about_in_time_is_a_timeout(agent: Agent) -> None:
+    """A listener whose queue is full, as of a server without descriptors: a client sees TimeoutError, in both tiers."""
+    agent.do(
+        "import socket; server = socket.socket(); server.bind(('127.0.0.1', 0)); server.listen(0)\n"
+        "waiting = [socket.socket() for _ in range(4)]\n"
+        "for each in waiting: each.setblocking(False); each.connect_ex(server.getsockname())"
+    )
+    with pytest.raises(TimeoutError):
+        agent.sandbox.connect_tcp("127.0.0.1", agent.ask("server.getsockname()[1]"))
+
+
 def test_starts_in_an_empty_data_directory(inside: Agent) -> None:
     assert inside.ask("os.getcwd()") == inside.sandbox.place.data
     assert inside.ask("os.listdir('.')") == []
