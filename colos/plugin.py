@@ -105,7 +105,7 @@ def _required(config: pytest.Config) -> frozenset[str]:
     if given is None:
         return frozenset()
     from colos.chaos.faults import fault_kinds
-    from colos.chaos.values import closest
+    from colos.spelling import closest
 
     kinds = frozenset(filter(None, (kind.strip() for kind in given.split(","))))
     for kind in sorted(kinds - fault_kinds().keys()):

@@ -1,12 +1,13 @@
-"""Profiles: how much work a run is given, by a name, as Hypothesis has them.  Plain data; imports nothing.
+"""Profiles: how much work a run is given, by a name, as Hypothesis has them.  Plain data; imports nothing heavy.
 
 A profile's line is ``NAME: KEY=NUMBER …``; one that bears a shipped name begins with what that one says.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
+
+from colos.spelling import closest
 
 __all__ = ["KEYS", "SHIPPED", "read"]
 
@@ -38,7 +39,7 @@ def read(lines: Sequence[str], chosen: str | None) -> Mapping[str, int]:
     if chosen is None:
         return {}
     if chosen not in profiles:
-        raise ValueError(f"there is no profile {chosen!r}; {_meant(chosen, profiles)}")
+        raise ValueError(f"there is no profile {chosen!r}; {closest(chosen, profiles)}")
     return profiles[chosen]
 
 
@@ -47,13 +48,8 @@ def _values(line: str, words: Sequence[str]) -> dict[str, int]:
     for word in words:
         key, _, value = word.partition("=")
         if key not in KEYS:
-            raise ValueError(f"{line!r}: unknown key {key!r}; {_meant(key, KEYS)}")
+            raise ValueError(f"{line!r}: unknown key {key!r}; {closest(key, KEYS)}")
         if not (value.isascii() and value.isdecimal() and len(value) <= _DIGITS_MOST and int(value) > 0):
             raise ValueError(f"{line!r}: {word!r}: a whole number is needed, 1 or more")
         found[key] = int(value)
     return found
-
-
-def _meant(word: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"allowed are {', '.join(sorted(known))}"

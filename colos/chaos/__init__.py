@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from colos.chaos.actor_system import ActorSystem
+    from colos.chaos.command_system import CommandSystem
     from colos.chaos.fault import Fault, Lease
     from colos.chaos.faults.cgroupmemory import MemoryPressure, OomKill
     from colos.chaos.faults.clock import ClockDrift, ClockJump, ClockStopped, RuntimeClock
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
     from colos.chaos.ready import file_exists, output_contains, tcp, unix_socket
     from colos.chaos.sandbox.spec import Restarts
     from colos.chaos.scenario import Scenario
-    from colos.chaos.system import ActorSystem, CommandSystem
 
 __all__ = [
     "ActorSystem",
@@ -134,14 +135,14 @@ __all__ = [
 ]
 
 _WHERE = {
-    "ActorSystem": "system",
+    "ActorSystem": "actor_system",
     "BatteryLow": "faults.hardware",
     "BitRot": "faults.rot",
     "ChaosMachine": "machine",
     "ClockDrift": "faults.clock",
     "ClockJump": "faults.clock",
     "ClockStopped": "faults.clock",
-    "CommandSystem": "system",
+    "CommandSystem": "command_system",
     "ConnectFails": "faults.socketcalls",
     "ConnectionRefused": "faults.packets",
     "ConnectionReset": "faults.connections",

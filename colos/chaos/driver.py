@@ -6,23 +6,24 @@ One `Driver` serves one item.  It makes each run's machine and executor; the sea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from colos.chaos.ctrlc import CtrlC
 from colos.chaos.examine import Examiner
-from colos.chaos.executor import Executor, Setting
+from colos.chaos.executor import Deadlines, Executor, Setting
 from colos.chaos.explore import explore
+from colos.chaos.hostlock import turn
 from colos.chaos.lanes import Lanes, how_many
-from colos.chaos.machine import ChaosMachine, author_rules
+from colos.chaos.machine import ChaosMachine, author_rules, in_time
 from colos.chaos.minimise import Minimised
 from colos.chaos.outcomes import Exploration, Failure, Options, Replay
 from colos.chaos.properties import Verdict
 from colos.chaos.replay import replay
 from colos.chaos.rerun import Rerun
 from colos.chaos.sandbox.session import Session
-from colos.chaos.scenario import Scenario, Step
+from colos.chaos.scenario import Inject, Scenario, Step, renamed
 from colos.chaos.setting import prepare
 from colos.chaos.simplify import Simplifier
 
@@ -54,7 +55,7 @@ class Driver:
         self._make = make or cls
         self._shared = shared
         self._ctrl_c = CtrlC()
-        self.setting = prepare(cls, session, journal, self.options.deadlines)
+        self.setting = prepare(cls, session, journal, self.options.deadlines or Deadlines(step_s=cls.deadline_s))
         self.unavailable = self.setting.unavailable
         self._rules = author_rules(cls)
         self._rerun = Rerun(self._rules, self._new_machine)
@@ -79,17 +80,20 @@ class Driver:
 
     def _machine_in(self, setting: Setting, steps: int) -> ChaosMachine:
         self._ctrl_c.check()
-        machine = self._make()
+        machine = in_time(setting.deadlines.outside_s, f"{self.cls.__name__}.__init__", self._make)
         machine._executor = Executor(setting, machine, planned=steps)
         machine._unavailable = self.unavailable
         return machine
 
     def explore(self, known: dict[str, Scenario], directory: Path | None) -> Exploration:
         """Search; confirm, minimise and save what is found.  `known` are failures to count and pass over."""
-        exploration, violating = explore(self.setting, self._new_machine, self.cls, known, self.options, self.progress)
-        exploration.unavailable, exploration.never_drawn = self.unavailable, self.cls.never_drawn()
-        if violating is not None:
-            exploration.failure = self.examine(violating, directory)
+        with self._turn({fault.kind for fault in self.cls.faults}):
+            exploration, violating = explore(
+                self.setting, self._new_machine, self._rerun, self.cls, known, self.options, self.progress
+            )
+            exploration.unavailable, exploration.never_drawn = self.unavailable, self.cls.never_drawn()
+            if violating is not None:
+                exploration.failure = self.examine(violating, directory)
         return exploration
 
     def run(self, steps: Sequence[Step]) -> tuple[Verdict, Executor]:
@@ -104,8 +108,11 @@ class Driver:
 
     def minimise(self, scenario: Scenario) -> Minimised:
         """Confirm a scenario's failure again, and shorten it; one that does not recur comes back as it is."""
-        with self._examiner(scenario.steps, scenario.violates) as examiner:
+        with self._turn(_faults_of(scenario)), self._examiner(scenario.steps, scenario.violates) as examiner:
             return examiner.shorten(scenario)
+
+    def _turn(self, faults: Iterable[str]) -> AbstractContextManager[None]:
+        return turn(self.setting, faults, self.progress)
 
     @contextmanager
     def _examiner(self, steps: Sequence[Step], violates: str) -> Iterator[Examiner]:
@@ -118,15 +125,23 @@ class Driver:
         system = self.setting.system
         simplifier = Simplifier(self._rules, self.cls.faults, system.topology(), system.tolerance())
         with Lanes(self.setting, self._rules, self._machine_in, count) as lanes:
-            yield Examiner(self.setting, lanes, self.test, self.options, self.progress, simplifier)
+            yield Examiner(self.setting, lanes, self.test, self.options, self.progress, simplifier, self._today)
+
+    def _today(self, saved: Scenario) -> Scenario:
+        return renamed(saved, self.cls.aliases)
 
     def replay(self, scenario: Scenario, *, until_failed: bool = False) -> Replay:
         """Run a scenario's steps, each time in a fresh sandbox, until it is known whether its failure is there."""
-        return replay(
-            self.setting,
-            self._rerun,
-            scenario,
-            until_failed=until_failed,
-            most=self.options.replay_runs,
-            progress=self.progress,
-        )
+        with self._turn(_faults_of(scenario)):
+            return replay(
+                self.setting,
+                self._rerun,
+                scenario,
+                until_failed=until_failed,
+                most=self.options.replay_runs,
+                progress=self.progress,
+            )
+
+
+def _faults_of(scenario: Scenario) -> set[str]:
+    return {step.fault for step in scenario.steps if isinstance(step, Inject)}

@@ -30,6 +30,7 @@ class Examiner:
         options: Options,
         progress: Callable[[str], None],
         simplifier: Simplifier,
+        today: Callable[[Scenario], Scenario],
     ) -> None:
         self._setting = setting
         self._lanes = lanes
@@ -38,6 +39,8 @@ class Examiner:
         self._progress = progress
         #: What gives simpler and bolder steps.
         self._simplifier = simplifier
+        #: A saved scenario in today's names.
+        self._today = today
 
     def examine(self, found: Executor, directory: Path | None) -> Failure:
         """Confirm, minimise and, into `directory`, save what a run has violated."""
@@ -131,6 +134,6 @@ class Examiner:
             versions={"colos": __version__, "python": platform.python_version()},
         )
         try:
-            return save(scenario, directory), ""
+            return save(scenario, directory, self._today), ""
         except (InvalidScenario, OSError) as error:
             return None, str(error)

@@ -14,7 +14,9 @@ from colos.chaos.executor import Executor, Setting
 from colos.chaos.fingerprint import is_instance_of_known
 from colos.chaos.machine import ChaosMachine, SearchEnded
 from colos.chaos.outcomes import Exploration, Options
+from colos.chaos.rerun import Rerun
 from colos.chaos.scenario import Scenario
+from colos.errors import InvalidSpecification
 
 __all__ = ["DEFAULT_EXAMPLES", "DEFAULT_STEPS", "explore"]
 
@@ -28,6 +30,7 @@ _HYPOTHESIS_NOTES = ("Falsifying example", "Failing test case", "You can reprodu
 def explore(
     setting: Setting,
     make: Callable[[int], ChaosMachine],
+    rerun: Rerun,
     of: type[ChaosMachine],
     known: Mapping[str, Scenario],
     options: Options,
@@ -35,16 +38,19 @@ def explore(
 ) -> tuple[Exploration, Executor | None]:
     """Search machines that `make` gives, each for at most so many steps; the run that violated something, or None.
 
-    `known` are failures to count and pass over, by name.  For examples that the environment kept from a verdict,
-    as many others are drawn, with another seed, up to twice.  What an author's own code raises is raised.
+    `known` are failures to count and pass over, by name.  An example that the environment kept from a verdict is
+    repeated with `rerun`; for those of which still nothing is known, as many others are drawn, with another seed.
+    What an author's own code raises is raised.
     """
     found = Exploration(seed=options.seed)
     chosen = _settings(of, options)
     latest: list[Executor] = []
+    spoilt: list[Executor] = []
 
     def passes_over(executor: Executor) -> bool:
         if executor.violation is None:
             found.inconclusive[executor.inconclusive] += 1
+            spoilt.append(executor)
             return True
         for name, scenario in known.items():
             if is_instance_of_known(scenario, executor.violation, executor.steps):
@@ -53,7 +59,10 @@ def explore(
         return False
 
     def factory() -> ChaosMachine:
-        machine = make(chosen.stateful_step_count)
+        try:
+            machine = make(chosen.stateful_step_count)
+        except InvalidSpecification as error:
+            raise SearchEnded(error) from None
         machine._passes_over = passes_over
         assert machine._executor is not None
         latest[:] = [machine._executor]
@@ -62,16 +71,34 @@ def explore(
         progress(f"exploring: example {found.examples}/{wanted}; fired: {fired or 'nothing yet'}")
         return machine
 
+    def repeated() -> Executor | None:
+        """Repeat what was spoilt until a run violates something, which is given, or is spoilt in its turn.
+
+        What is left without a verdict stays in `spoilt`.
+        """
+        waiting = [executor for executor in spoilt if executor.steps]
+        spoilt[:] = [executor for executor in spoilt if not executor.steps]
+        while waiting:
+            progress(f"exploring: repeating spoilt examples, {len(waiting)} left")
+            _, executor = rerun(waiting.pop(0).steps)
+            found.examples += 1
+            if executor.over and not passes_over(executor):
+                return executor
+            if executor.inconclusive:
+                spoilt.extend(waiting)
+                break
+        return None
+
     wanted = chosen.max_examples
-    is_violated = _generate(factory, chosen, options.seed)
-    lost = found.inconclusive.total()
+    violating = latest[0] if _generate(factory, chosen, options.seed) else repeated()
     for again in range(1, _AGAIN + 1):
-        if is_violated or not lost:
+        lost = len(spoilt)
+        if violating is not None or not lost:
             break
-        counted, wanted = found.inconclusive.total(), found.examples + lost
+        spoilt.clear()
+        wanted = found.examples + lost
         is_violated = _generate(factory, settings(chosen, max_examples=lost), options.seed + again)
-        lost = found.inconclusive.total() - counted
-    violating = latest[0] if is_violated else None
+        violating = latest[0] if is_violated else repeated()
     found.fired.update(setting.fired)
     found.injected.update(setting.injected)
     found.refused_idle.update(+setting.refused_idle)
@@ -87,7 +114,9 @@ def _generate(factory: Callable[[], ChaosMachine], chosen: settings, seed: int) 
         # Hypothesis would print how to reproduce with @seed; a saved scenario says it better.
         with with_reporter(lambda text: None), contextlib.redirect_stdout(io.StringIO()):
             run_state_machine_as_test(factory, settings=chosen)  # type: ignore[arg-type]
-    except SearchEnded:
+    except SearchEnded as ended:
+        if isinstance(ended.reason, Exception):
+            raise ended.reason from None
         return True
     except Exception as error:
         # From an author's `__init__`, precondition or strategy: what Hypothesis notes on it is about its own runs.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from colos.chaos.builtin import BUILTIN
 from colos.chaos.fault import matches
 from colos.chaos.faults import fault_kinds
-from colos.chaos.machine import ChaosMachine, author_rules, required_arguments
+from colos.chaos.machine import ChaosMachine, author_rules, declared_properties
+from colos.chaos.recording import required_arguments
 from colos.chaos.scenario import Inject, Op, Scenario, renamed, validate
 from colos.chaos.scenario_toml import Source
-from colos.chaos.values import closest
 from colos.errors import InvalidScenario, StaleScenario
+from colos.spelling import closest
 
-__all__ = ["fitted"]
+__all__ = ["fitted", "unknown_property"]
 
 
 def fitted(cls: type[ChaosMachine], path: Path, scenario: Scenario) -> Scenario:
@@ -48,3 +50,21 @@ def fitted(cls: type[ChaosMachine], path: Path, scenario: Scenario) -> Scenario:
             where = Source(str(path), text).where_step(index, len(scenario.steps))
             raise StaleScenario(str(path), where, problem, cure)
     return scenario
+
+
+def unknown_property(cls: type[ChaosMachine], scenario: Scenario) -> str:
+    """What is said of a scenario about a property that the machine does not declare; empty for one that it does.
+
+    No error: its steps are run all the same, and an author's code may raise `PropertyViolated` by any name.
+    """
+    properties, rules = declared_properties(cls), author_rules(cls)
+    known = {
+        *(declared.full_name for declared in properties),
+        *(f"builtin:{name}" for name in BUILTIN),
+        *(f"rule:{name}" for name in rules),
+        *(f"hang:{name}" for name in (*rules, *(declared.name for declared in properties))),
+    }
+    if scenario.violates in known:
+        return ""
+    near = {name for name in known if name.partition(":")[0] == scenario.violates.partition(":")[0]}
+    return f"{cls.__name__} declares no {scenario.violates}; {closest(scenario.violates, near)}"

@@ -13,7 +13,7 @@ from colos.chaos.told import ORDER, Entry, of_orphans
 
 __all__ = ["append_summary", "errors", "markdown"]
 
-_FAILURES = ("new", "unreproduced", "failed", "different", "flaky", "stale")
+_FAILURES = ("new", "again", "unreproduced", "failed", "different", "flaky", "stale")
 
 
 def errors(entries: Sequence[Entry], root: Path) -> Iterator[str]:

@@ -11,13 +11,13 @@ import types
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from colos.chaos import told
 from colos.chaos.driver import Driver
-from colos.chaos.fitting import fitted
+from colos.chaos.fitting import fitted, unknown_property
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.outcomes import Exploration, Replay, ReplayOutcome
 from colos.chaos.report import describe_failure, describe_replay, power_note, relative, tally
@@ -72,7 +72,7 @@ class ChaosClass(pytest.Class):
         function.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         function.__name__ = function.__qualname__ = name
         item: _ChaosItem = kind.from_parent(self, name=name, callobj=types.MethodType(function, run))
-        item.run_of = run
+        item.run_of, item.called = run, item.obj
         return item
 
 
@@ -144,7 +144,7 @@ class _Run:
         for kind in sorted(self._suite.demands.required & driver.unavailable.keys()):
             raise ChaosFailure(f"the required fault {kind} is unavailable: {driver.unavailable[kind]}")
 
-    def _idle(self, why: str) -> None:
+    def _idle(self, why: str) -> NoReturn:
         """Nothing was tested: no pass, and under --colos-strict a failure."""
         if self._suite.demands.strict:
             raise ChaosFailure(f"not exercised: {why} (--colos-strict)")
@@ -158,7 +158,7 @@ class _Run:
         suite.say_steps(self._latest)
         nothing_fired = bool(self._class.faults) and not exploration.exercised
         idle = f"no fault fired in {exploration.examples} examples" if nothing_fired else ""
-        self.told = told.of_exploration(self._test, exploration, idle=idle)
+        self.told = told.of_exploration(self._test, exploration, idle=idle, there=suite.files())
         if exploration.failure is not None:
             raise ChaosFailure(
                 describe_failure(
@@ -194,25 +194,30 @@ class _Run:
 
     def _replay(self, driver: Driver, scenario: Scenario) -> None:
         assert self._path is not None
-        missing = [
-            step.fault for step in scenario.steps if isinstance(step, Inject) and step.fault in driver.unavailable
-        ]
-        if missing:
-            pytest.skip(f"{missing[0]} is unavailable: {driver.unavailable[missing[0]]}")
+        for step in scenario.steps:
+            if isinstance(step, Inject) and step.fault in driver.unavailable:
+                self._go_without(f"{step.fault} is unavailable: {driver.unavailable[step.fault]}")
         try:
             replay = driver.replay(scenario, until_failed=scenario.known is not None)
         except FaultUnavailable as error:
             if error.kind in self._suite.demands.required:
                 raise ChaosFailure(f"a required fault: {error}") from None
-            pytest.skip(str(error))
+            self._go_without(str(error))
         except InvalidSpecification as error:
             stale = StaleScenario(str(self._path), "steps", str(error))
             self._stale(stale)
             raise stale from None
         self._suite.say_steps(self._latest)
-        self.told = told.of_replay(self._path, replay)
+        self.told = told.of_replay(self._path, replay, unknown=unknown_property(self._class, scenario))
         self._suite.remember(self._path, replay.outcome.value, replay.failed, replay.runs)
         self._judge(self._path, scenario, replay)
+
+    def _go_without(self, why: str) -> NoReturn:
+        """A scenario that cannot be run here."""
+        assert self._path is not None
+        properties = {"colos_outcome": "not exercised", "colos_scenario": relative(self._path)}
+        self.told = told.Told("not exercised", self._path.stem, why, properties=properties)
+        self._idle(why)
 
     def _judge(self, path: Path, scenario: Scenario, replay: Replay) -> None:
         if scenario.known is not None and replay.failed:
@@ -239,6 +244,13 @@ class _ChaosItem(pytest.Function):
     """A function item whose failures tell the user's story, not ours."""
 
     run_of: _Run
+    called: Any
+
+    def _getinstance(self) -> _Run:  # pytest's: where another plugin had it forget these, to run the item again
+        return self.run_of
+
+    def _getobj(self) -> Any:
+        return self.called
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
         """The report for a violation, one sentence for our own errors, pytest's traceback for anything else."""

@@ -13,14 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from colos.chaos.bridge import Outlet
-from colos.chaos.environment import MEMORY_CGROUP
 from colos.chaos.executor import Executor, Setting
+from colos.chaos.hostlock import acts_on_host
 from colos.chaos.journal import Journal
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.properties import Verdict
-from colos.chaos.rerun import Rerun, Rules
+from colos.chaos.rerun import Rerun
 from colos.chaos.sandbox.spec import NAMESPACES
 from colos.chaos.scenario import Inject, Step
+from colos.chaos.simplify import Rules
 
 __all__ = ["Lanes", "how_many"]
 
@@ -32,11 +33,10 @@ Make = Callable[[Setting, int], ChaosMachine]
 def how_many(setting: Setting, steps: Sequence[Step], *, alone: bool) -> int:
     """How many runs of `steps` can go on at once and not disturb each other.
 
-    One, where the sandboxes share a machine, and where the steps take the cores themselves away or have the kernel
-    count OOM kills, which it does for the whole machine; `alone` says that the caller knows of another reason.
+    One, where the sandboxes share a machine and where the steps act on all of it; `alone` says that the caller knows
+    of another reason.
     """
-    kinds = [setting.kinds[step.fault] for step in steps if isinstance(step, Inject)]
-    taken = any(kind.family == "cpu" or kind.uses == MEMORY_CGROUP for kind in kinds)
+    taken = acts_on_host(setting.kinds[step.fault] for step in steps if isinstance(step, Inject))
     if setting.session.tier != NAMESPACES or taken or alone:
         return 1
     return max(1, min(_MOST, len(os.sched_getaffinity(0))))

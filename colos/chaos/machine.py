@@ -12,7 +12,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidDefinition
@@ -27,14 +27,16 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from hypothesis.strategies import DataObject
 
-from colos.chaos.draws import Draws, RecordedData, exchanged, snapshot
+from colos.chaos.alarm import OpDeadline, call_within
+from colos.chaos.draws import Draws
 from colos.chaos.fault import Fault, matches
 from colos.chaos.nemesis import Nemesis, Options
 from colos.chaos.properties import Property, Violation, properties_of
-from colos.chaos.scenario import Heal, Inject, Op, Ref
+from colos.chaos.recording import BundleValues, new_names, recorded, recorded_arguments, with_draws
+from colos.chaos.scenario import Heal, Inject, Op
 from colos.chaos.system import System
+from colos.chaos.telling import told
 from colos.chaos.tolerance import check_budget
 from colos.errors import InvalidSpecification
 
@@ -49,9 +51,10 @@ __all__ = [
     "SeededProvider",
     "author_rules",
     "declared_properties",
-    "required_arguments",
+    "in_time",
 ]
 
+_T = TypeVar("_T")
 _AUTHOR = "__colos_author__"
 #: Where Hypothesis keeps that a class was decorated with @settings.
 _SETTINGS_APPLIED = "_hypothesis_internal_settings_applied"
@@ -69,11 +72,22 @@ AVAILABLE_PROVIDERS["colos"] = SeededProvider
 
 
 class SearchEnded(BaseException):
-    """Leaves Hypothesis at the first violation, past its replaying and shrinking of live processes."""
+    """Leaves Hypothesis, past its replaying and shrinking of live processes: at the first violation, or at an error
+    that is to be raised."""
 
-    def __init__(self, violation: Violation) -> None:
-        super().__init__(violation.name)
-        self.violation = violation
+    def __init__(self, reason: Violation | InvalidSpecification) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def in_time(seconds: float, what: str, function: Callable[..., _T], *args: Any) -> _T:
+    """Call what the author wrote outside of a step.  Raises `InvalidSpecification` where it still waits then."""
+    try:
+        return cast("_T", call_within(seconds, function, *args))
+    except OpDeadline as late:
+        raise InvalidSpecification(
+            f"{what} takes too long: {told(late)}\nOnly rules and properties may wait for the system"
+        ) from None
 
 
 class ChaosMachine(RuleBasedStateMachine):
@@ -99,6 +113,7 @@ class ChaosMachine(RuleBasedStateMachine):
     backend: ClassVar[str] = "asyncio"
     data_bytes: ClassVar[int] = 64 << 20
     data_inodes: ClassVar[int] = 16384
+    deadline_s: ClassVar[float] = 10.0
     writable: ClassVar[Sequence[str]] = ()
     aliases: ClassVar[Mapping[str, str]] = {}
 
@@ -187,9 +202,9 @@ class ChaosMachine(RuleBasedStateMachine):
         drawn = self._take_drawn()
         draws = Draws(record=lambda value: recorded(value, {**drawn, **self._take_drawn()}))
         step = Op(function.__name__, recorded_arguments(kwargs, drawn), (), ())
-        done, value = executor.op(step, function, _with_draws(kwargs, draws))
+        done, value = executor.op(step, function, with_draws(kwargs, draws))
         values = value.values if isinstance(value, MultipleResults) else (value,)
-        results = new_names(self, declared.targets, len(values)) if done else ()
+        results = new_names(self.names_counters, declared.targets, len(values)) if done else ()
         executor.amend(dataclasses.replace(step, results=results, draws=draws.taken()))
         self._judge()
         if declared.targets and not done:
@@ -395,6 +410,18 @@ _MACHINE = st.runner()
 
 @st.composite
 def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
+    """The next step; the author's preconditions and strategies, which are asked for it, have a deadline."""
+    if machine._over:
+        return _IDLE, {}
+    deadline_s = machine._require_executor().setting.deadlines.outside_s
+    what = f"a precondition or strategy of {type(machine).__name__}"
+    try:
+        return in_time(deadline_s, what, _next_step, draw, machine, of_author)
+    except InvalidSpecification as error:
+        raise SearchEnded(error) from None
+
+
+def _next_step(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
     """The next step is one of the author's rules or the nemesis, at even chances.
 
     Hypothesis leaves rules out of whole examples, to find what only a few of them together do;
@@ -402,8 +429,6 @@ def _turn(draw: Any, machine: ChaosMachine, of_author: Any) -> Any:
     A state in which no rule is possible is an author's mistake for Hypothesis; but faults lead into
     such states rightly (a system has died as often as it may), and so does a failure that is known.
     """
-    if machine._over:
-        return _IDLE, {}
     possible = any(of_author.is_valid(candidate) for candidate in machine.rules)
     chooser = machine._chooser
     options = chooser.among(draw, machine._possible_choices(), [*machine._unavailable])
@@ -424,65 +449,3 @@ def _choices(draw: Any) -> Any:
     possible = machine._possible_choices()
     among = machine._chooser.among(draw, possible, [*machine._unavailable])
     return machine._draw_choice(draw, among or possible)
-
-
-_DATA = type(st.data())
-
-
-def required_arguments(declared: Any) -> tuple[str, ...]:
-    """The arguments of a rule that a step must carry: all but those that draw while it runs."""
-    return tuple(name for name, strategy in declared.arguments.items() if not isinstance(strategy, _DATA))
-
-
-def _is_data(value: object) -> bool:
-    return isinstance(value, DataObject)
-
-
-def _with_draws(kwargs: Mapping[str, Any], draws: Draws) -> dict[str, Any]:
-    return {name: RecordedData(value, draws) if _is_data(value) else value for name, value in kwargs.items()}
-
-
-class BundleValues(dict[str, Any]):
-    """A machine's bundle values by name, which remembers what was looked up: that is what was drawn.
-
-    Seen from a value alone, nobody could tell a bundle's 3 from any other 3.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._read: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        value = super().__getitem__(name)
-        self._read[name] = value
-        return value
-
-    def take_read(self) -> dict[str, Any]:
-        """What was looked up since the last call."""
-        read, self._read = self._read, {}
-        return read
-
-
-def recorded_arguments(kwargs: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, object]:
-    """A rule's arguments as a scenario keeps them: bundle values by name, everything else by value."""
-    return {name: recorded(value, drawn) for name, value in kwargs.items() if not _is_data(value)}
-
-
-def recorded(value: object, drawn: Mapping[str, Any]) -> object:
-    """A value in which those that were drawn from a bundle (`drawn`, by name) are references, however deep.
-
-    A mapped bundle gives new values, which nothing can name: they are kept as they are.
-    """
-    if not drawn:
-        return snapshot(value)
-    latest_first = [*drawn.items()][::-1]
-
-    def named(part: object) -> object:
-        return next((Ref(name) for name, made in latest_first if made is part), part)
-
-    return exchanged(value, named)
-
-
-def new_names(machine: ChaosMachine, targets: Sequence[str], count: int) -> tuple[str, ...]:
-    """The names that Hypothesis is about to give the results of a rule."""
-    return tuple(f"{target}_{machine.names_counters[target] + n}" for target in targets for n in range(count))

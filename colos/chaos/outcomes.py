@@ -28,7 +28,8 @@ class Options:
     minimise_s: float = 60.0
     #: At most so many runs of a saved scenario.
     replay_runs: int = 30
-    deadlines: Deadlines = field(default_factory=Deadlines)
+    #: None: the machine's own.
+    deadlines: Deadlines | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from colos.chaos.system import RunningCommand
+    from colos.chaos.command_system import RunningCommand
 
 __all__ = ["file_exists", "output_contains", "tcp", "unix_socket"]
 

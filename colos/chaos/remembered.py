@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from colos.runtime.process import lock_file
+from colos.chaos.mechanisms.atomicfile import written
+from colos.chaos.mechanisms.filelock import locked
 
 __all__ = ["Remembered", "recall", "remember"]
 
 _LOCK_S = 2.0
-_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -51,31 +49,10 @@ def remember(root: Path, outcomes: Mapping[Path, Remembered]) -> None:
     folder = root / ".colos"
     try:
         folder.mkdir(exist_ok=True)
-        lock = _locked(folder / "outcomes.lock")
-        try:
+        with locked(folder, _LOCK_S):  # without it an outcome may be lost, never the file
             merged = recall(root) | {os.path.relpath(path, root): entry for path, entry in outcomes.items()}
-            _write(folder / "outcomes.json", {name: asdict(entry) for name, entry in sorted(merged.items())})
-        finally:
-            if lock is not None:
-                os.close(lock)
+            content = json.dumps({name: asdict(entry) for name, entry in sorted(merged.items())}, indent=1)
+            with written(folder / "outcomes.json", content.encode(), 0o644) as temporary:
+                os.replace(temporary, folder / "outcomes.json")
     except OSError:
         pass  # a folder in which nothing may be written: then nothing is remembered, which costs no verdict
-
-
-def _locked(path: Path) -> int | None:
-    """The lock's descriptor; None when it could not be had in time: an outcome may be lost, never the file."""
-    deadline = time.monotonic() + _LOCK_S
-    while (descriptor := lock_file(str(path))) is None and time.monotonic() < deadline:
-        time.sleep(_PAUSE_S)
-    return descriptor
-
-
-def _write(path: Path, content: object) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".outcomes-", suffix=".tmp")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis.errors import UnsatisfiedAssumption
@@ -11,17 +11,16 @@ from hypothesis.stateful import MultipleResults
 from colos.chaos.bridge import in_test_case
 from colos.chaos.draws import Draws, RecordedData, exchanged
 from colos.chaos.executor import Executor
-from colos.chaos.machine import ChaosMachine, required_arguments
+from colos.chaos.machine import ChaosMachine, in_time
 from colos.chaos.properties import Outcome, Verdict
+from colos.chaos.recording import required_arguments
 from colos.chaos.scenario import Heal, Inject, Op, Ref, Step
+from colos.chaos.simplify import Rules
 
 __all__ = ["Rerun", "resolved"]
 
 #: A run that the environment spoilt is repeated, so many times at most.
 _AGAIN = 2
-
-Rules = Mapping[str, tuple[Callable[..., Any], Any]]
-"""Every rule of the author's by name, as `machine.author_rules` gives them."""
 
 
 class Rerun:
@@ -76,7 +75,7 @@ class Rerun:
         except KeyError as missing:
             executor.skip(step, f"{missing.args[0]} was not produced in this run")
             return
-        if not all(condition(machine) for condition in declared.preconditions):
+        if not self._is_possible(executor, declared.preconditions, step.name):
             executor.skip(step, "its precondition does not hold in this run")
             return
         for name in declared.arguments.keys() - set(required_arguments(declared)):
@@ -94,6 +93,15 @@ class Rerun:
             for position, name in enumerate(step.results):
                 if given:
                     values[name] = given[position % len(given)]
+
+    @staticmethod
+    def _is_possible(executor: Executor, preconditions: Sequence[Callable[..., bool]], name: str) -> bool:
+        def hold() -> bool:
+            return all(condition(executor.machine) for condition in preconditions)
+
+        if not preconditions:
+            return True
+        return in_time(executor.setting.deadlines.outside_s, f"a precondition of {name}", hold)
 
 
 def resolved(value: object, values: dict[str, object]) -> Any:

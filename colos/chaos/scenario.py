@@ -16,8 +16,9 @@ from colos.chaos.scenario_read import FAULT_KEYS, OP_KEYS, STEP_KINDS, load, loa
 from colos.chaos.scenario_toml import Source
 from colos.chaos.scenario_write import describe, dumps, identity
 from colos.chaos.steps import FORMAT, Heal, Inject, Op, Ref, Repro, Scenario, Step, step_refs
-from colos.chaos.values import DecodeError, Unbuilt, built, closest
+from colos.chaos.values import DecodeError, Unbuilt, built
 from colos.errors import InvalidScenario, InvalidSpecification
+from colos.spelling import closest
 
 __all__ = [
     "FORMAT",
@@ -64,7 +65,8 @@ def renamed(
             where = source.where_step(index, len(scenario.steps))
             raise InvalidScenario(path, where, str(error)) from error
     kind, colon, name = scenario.violates.partition(":")
-    violates = f"rule:{_followed(name, names)}" if (kind, colon) == ("rule", ":") else scenario.violates
+    of_rule = colon and kind in ("rule", "hang")
+    violates = f"{kind}:{_followed(name, names)}" if of_rule else scenario.violates
     return replace(scenario, violates=_followed(violates, names), steps=tuple(steps))
 
 

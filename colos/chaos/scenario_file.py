@@ -6,27 +6,32 @@ import errno
 import itertools
 import os
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from colos.chaos.fingerprint import fingerprint
-from colos.chaos.mechanisms.folderlock import locked
+from colos.chaos.mechanisms.atomicfile import written
+from colos.chaos.mechanisms.filelock import locked
 from colos.chaos.scenario_edit import update_text
 from colos.chaos.scenario_read import load
 from colos.chaos.scenario_write import dumps
 from colos.chaos.steps import Scenario
-from colos.errors import InvalidScenario
+from colos.errors import ColosError, InvalidScenario
 
 __all__ = ["rewrite", "save"]
 
+#: How long to wait for others who save; each takes milliseconds.
+_LOCK_S = 30.0
 
-def save(scenario: Scenario, directory: str | os.PathLike[str]) -> Path:
+
+def save(
+    scenario: Scenario, directory: str | os.PathLike[str], today: Callable[[Scenario], Scenario] = lambda saved: saved
+) -> Path:
     """Keeps the scenario in `directory`, which is made if need be; returns the path of its file.
 
-    One failure (test and fingerprint) is one file, wherever below `directory` and whatever its name.
+    One failure (test and fingerprint) is one file, wherever below `directory` and whatever its name;
+    `today` gives a scenario that was found there in today's names, and raises `ColosError` where it cannot.
     One that is there already is rewritten only for a better scenario: fewer steps, or as many that
     fail more often; comments and `known` stay.  Any other file is never touched, and a reader never
     sees half a one.  Raises `InvalidScenario` as `dumps` does, and `OSError`.
@@ -35,9 +40,10 @@ def save(scenario: Scenario, directory: str | os.PathLike[str]) -> Path:
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     stem = _stem(scenario)
-    # Two workers of pytest-xdist may find the same failure at the same time.
-    with locked(folder):
-        for path, found in _present(folder, f"{stem}.toml"):
+    # Two workers of pytest-xdist may find the same failure at the same time.  Without the lock what follows is as
+    # correct, if less thorough: no file is lost, and at worst one failure becomes two.
+    with locked(folder, _LOCK_S):
+        for path, found in _present(folder, f"{stem}.toml", today):
             if _same_failure(found, scenario):
                 if _is_better(scenario, found):
                     _replace(path, replace(scenario, known=found.known if scenario.known is None else scenario.known))
@@ -63,12 +69,12 @@ def _stem(scenario: Scenario) -> str:
     return f"{name or 'violation'}-{fingerprint(scenario.violates, scenario.steps)[:6]}"
 
 
-def _present(folder: Path, first: str) -> Iterator[tuple[Path, Scenario]]:
+def _present(folder: Path, first: str, today: Callable[[Scenario], Scenario]) -> Iterator[tuple[Path, Scenario]]:
     """The scenarios in a folder, those that can be read; `first` the file that is most likely the one."""
     for path in sorted(folder.glob("**/*.toml"), key=lambda path: (path != folder / first, path)):
         try:
-            yield path, load(path)
-        except (InvalidScenario, OSError):
+            yield path, today(load(path))
+        except (ColosError, OSError):
             continue  # told at collection, where its author looks
 
 
@@ -101,32 +107,14 @@ def _replace(path: Path, scenario: Scenario) -> None:
     if content == before:
         return
     target = path.resolve()  # a link stays one
-    with _written(target, content, target.stat().st_mode & 0o777) as temporary:
+    with written(target, content, target.stat().st_mode & 0o777) as temporary:
         os.rename(temporary, target)
 
 
 def _create(path: Path, content: bytes) -> bool:
     """Makes a new file with all its content at once; False if there is one of that name."""
-    with _written(path, content, 0o644) as temporary:
+    with written(path, content, 0o644) as temporary:
         return _link(temporary, path)
-
-
-@contextmanager
-def _written(path: Path, content: bytes, mode: int) -> Iterator[str]:
-    """A temporary file beside `path` with all the content, safely on the disk; gone at the end, unless renamed."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)  # mkstemp's 0600 is not for a file that goes into a repository
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        try:
-            os.unlink(temporary)
-        except FileNotFoundError:  # renamed
-            pass
 
 
 def _link(temporary: str, path: Path) -> bool:

@@ -14,8 +14,9 @@ from pathlib import Path
 from colos.chaos.migrations import MIGRATIONS, Migration, migrated
 from colos.chaos.scenario_toml import Source, Table
 from colos.chaos.steps import FORMAT, Heal, Inject, Op, Repro, Scenario, Step
-from colos.chaos.values import DecodeError, closest, decode
+from colos.chaos.values import DecodeError, decode
 from colos.errors import InvalidScenario
+from colos.spelling import closest
 
 __all__ = ["FAULT_KEYS", "OP_KEYS", "STEP_KINDS", "lease_problems", "load", "loads"]
 

@@ -13,8 +13,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
-from colos.chaos.values import closest
 from colos.errors import InvalidScenario
+from colos.spelling import closest
 
 __all__ = ["TOKEN", "Lines", "Source", "Table", "locate"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 from types import ModuleType
 
@@ -81,6 +82,8 @@ def _check_declarations(cls: type[ChaosMachine], topology: tuple[str, ...]) -> N
     for fault in cls.faults:
         fault.candidates(topology)  # raises for a pattern that matches nothing
     check_patterns(cls.tolerates or (), topology)
+    if isinstance(cls.deadline_s, bool) or not isinstance(cls.deadline_s, int | float) or not 0 < cls.deadline_s < inf:
+        raise InvalidSpecification(f"{cls.__name__}.deadline_s is {cls.deadline_s!r}; it is seconds, more than 0")
     for name in ("refusals", "unknowns"):
         declared = getattr(cls, name)
         if not isinstance(declared, tuple) or not all(

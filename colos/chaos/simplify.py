@@ -15,7 +15,7 @@ from colos.chaos.fault import Fault, matches
 from colos.chaos.scenario import Heal, Inject, Op, Step, step_refs
 from colos.chaos.values import refs
 
-__all__ = ["Simplifier"]
+__all__ = ["Rules", "Simplifier"]
 
 Rules: TypeAlias = Mapping[str, tuple[Callable[..., Any], Any]]
 """Every rule of the author's by name, as `machine.author_rules` gives them."""

@@ -22,8 +22,8 @@ from colos.chaos.remembered import Remembered, remember
 from colos.chaos.report import explain
 from colos.chaos.sandbox.session import Session
 from colos.chaos.scenario import Scenario, load
-from colos.chaos.values import closest
 from colos.errors import HarnessBroken, InvalidScenario
+from colos.spelling import closest
 
 __all__ = ["Demands", "Suite"]
 

@@ -6,6 +6,7 @@ import os
 import traceback
 
 import anyio
+import hypothesis
 
 import colos
 from colos.errors import PropertyViolated
@@ -13,8 +14,12 @@ from colos.errors import PropertyViolated
 __all__ = ["name_of", "short", "told"]
 
 #: Whose frames tell a user nothing about the system under test.
-_PACKAGE = os.path.dirname(colos.__file__)
-_OURS = (f"{_PACKAGE}/chaos/", f"{_PACKAGE}/runtime/", f"{os.path.dirname(anyio.__file__)}/")
+_PACKAGE = os.path.dirname(str(colos.__file__))
+_OURS = (
+    f"{_PACKAGE}/chaos/",
+    f"{_PACKAGE}/runtime/",
+    *(f"{os.path.dirname(str(package.__file__))}/" for package in (anyio, hypothesis)),
+)
 
 
 def name_of(error: Exception, otherwise: str) -> str:

@@ -44,6 +44,8 @@ class Deadlines:
 
     start_s: float = 20.0
     step_s: float = 10.0
+    #: For what an author wrote that is asked outside of a step: a strategy, a precondition, ``__init__``.
+    outside_s: float = 10.0
     settle_s: float = 2.0
     heal_s: float = 5.0
     stop_s: float = 10.0

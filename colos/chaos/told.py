@@ -5,7 +5,7 @@ It crosses from the workers of pytest-xdist on their reports, as a dict of texts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ __all__ = ["ORDER", "Entry", "Told", "of_exploration", "of_orphans", "of_replay"
 
 ORDER = (
     "new",
+    "again",
     "unreproduced",
     "failed",
     "different",
@@ -46,13 +47,13 @@ class Told:
     violated: str = ""
 
 
-def of_exploration(test: str, exploration: Exploration, *, idle: str) -> Told:
-    """What exploring came to; `idle` is why nothing is known by it, or empty."""
+def of_exploration(test: str, exploration: Exploration, *, idle: str, there: Container[Path] = ()) -> Told:
+    """What exploring came to; `idle` is why nothing is known by it, or empty; `there` are the files from before."""
     failure = exploration.failure
     outcome, line, violated = "held", f"{exploration.examples} examples", ""
     if failure is not None:
         violated = failure.violation.name
-        outcome = "new" if failure.reproduced else "unreproduced"
+        outcome = ("again" if failure.saved in there else "new") if failure.reproduced else "unreproduced"
         where = relative(failure.saved) if failure.saved is not None else "not saved"
         line = f"{violated} is violated, {failure.repro.failed} of {failure.repro.runs} runs: {where}"
     elif idle:
@@ -75,8 +76,8 @@ def of_exploration(test: str, exploration: Exploration, *, idle: str) -> Told:
     return Told(outcome, f"{test}::explore", line, details, properties, violated)
 
 
-def of_replay(path: Path, replay: Replay) -> Told:
-    """What replaying came to."""
+def of_replay(path: Path, replay: Replay, *, unknown: str = "") -> Told:
+    """What replaying came to; `unknown` says that its property is, where that is so."""
     scenario, outcome = replay.scenario, replay.outcome.value
     known = scenario.known is not None and replay.failed > 0
     violation = replay.verdict.violation
@@ -93,8 +94,10 @@ def of_replay(path: Path, replay: Replay) -> Told:
         line = f"{scenario.known} ({line})"
     elif scenario.known is not None:
         line += f"; its line 'known' ({scenario.known}) may go"
+    if unknown and outcome in ("fixed", "different"):
+        line += f"; {unknown}"
     # That all went as it should is one line for all scenarios; what a limit has cost is one for each.
-    listed = outcome == "fixed" and scenario.known is None and not power_note(replay)
+    listed = outcome == "fixed" and scenario.known is None and not power_note(replay) and not unknown
     return Told(
         "known" if known else outcome,
         path.stem,

@@ -5,15 +5,15 @@ Here, no code of anybody's runs: no import, no module's or descriptor's ``__geta
 
 from __future__ import annotations
 
-import difflib
 import functools
 import operator
 import sys
-from collections.abc import Collection
 from enum import Enum, Flag
 from types import ModuleType
 
-__all__ = ["DecodeError", "NotImported", "closest", "find_class", "find_enum"]
+from colos.spelling import closest
+
+__all__ = ["DecodeError", "NotImported", "find_class", "find_enum"]
 
 
 class DecodeError(ValueError):
@@ -57,10 +57,3 @@ def find_enum(where: str) -> Enum:
         if member not in cls.__members__:
             raise DecodeError(f"{name} has no member {member!r}; {closest(member, cls.__members__)}")
     return functools.reduce(operator.or_, (cls.__members__[member] for member in names))
-
-
-def closest(word: str, known: Collection[str]) -> str:
-    """A cure for a misspelt word: the nearest known one, and the list of them all."""
-    listed = ", ".join(sorted(known)) or "none"
-    near = difflib.get_close_matches(word, known, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {listed}"

@@ -28,7 +28,8 @@ from fractions import Fraction
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from colos.chaos.value_classes import DecodeError, NotImported, closest, find_class, find_enum
+from colos.chaos.value_classes import DecodeError, NotImported, find_class, find_enum
+from colos.spelling import closest
 
 __all__ = [
     "DecodeError",
@@ -36,7 +37,6 @@ __all__ = [
     "Ref",
     "Unbuilt",
     "built",
-    "closest",
     "decode",
     "encode",
     "quote",

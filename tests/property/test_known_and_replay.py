@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colos.chaos.fingerprint import is_instance_of_known
-from colos.chaos.machine import recorded
 from colos.chaos.properties import Violation
+from colos.chaos.recording import recorded
 from colos.chaos.rerun import resolved
 from colos.chaos.scenario import Heal, Inject, Op, Ref, Repro, Scenario, Step, dumps, load, loads, save, step_refs
 

@@ -6,14 +6,16 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.scenario import Scenario
-from colos.chaos.values import closest
+from colos.chaos.telling import short
 from colos.errors import InvalidScenario
+from colos.spelling import closest
 
 __all__ = ["machine_of", "project_of"]
 
@@ -32,12 +34,18 @@ def project_of(path: Path) -> Path:
 def machine_of(path: Path, scenario: Scenario) -> type[ChaosMachine]:
     """The class that a scenario's `test` names: ``tests/test_x.py::TestX``, or ``package.module::TestX``.
 
-    Raises `InvalidScenario` where there is none, and where only pytest can make one (it needs fixtures); what
-    the module itself raises when it is imported is raised.
+    Raises `InvalidScenario` where there is none, where its module cannot be imported, and where only pytest can
+    make one (it needs fixtures).
     """
     place, _, names = scenario.test.partition("::")
     root = project_of(path)
-    module = _from_file(root, root / place) if place.endswith(".py") else _from_name(root, place)
+    try:
+        module = _from_file(root, root / place) if place.endswith(".py") else _from_name(root, place)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also what pytest.skip raises at the top of a module
+        problem = f"{place!r} cannot be imported: {short(error)}"
+        raise InvalidScenario(str(path), "test", problem, _where(error, root)) from None
     if module is None:
         raise InvalidScenario(str(path), "test", f"there is no {place!r} in {root}", f"'test' is {scenario.test!r}")
     found: object = module
@@ -52,6 +60,13 @@ def machine_of(path: Path, scenario: Scenario) -> type[ChaosMachine]:
         problem = f"{names} takes the fixture {fixtures[0]!r}, which only pytest can make"
         raise InvalidScenario(str(path), "test", problem, f"run it by pytest: {command}")
     return found
+
+
+def _where(error: BaseException, root: Path) -> str:
+    """The last place of the project's that an exception came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(root) and frame.filename != __file__]
+    return f"see {own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
 def _machines(module: ModuleType) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colos.chaos.commands.work import Line, noted, opened, read
+from colos.chaos.fitting import unknown_property
 from colos.chaos.outcomes import Options, Replay, ReplayOutcome
 from colos.chaos.report import numbered, relative, told_outcome
 from colos.chaos.sandbox.session import Session
@@ -42,6 +43,7 @@ def _one(path: Path, session: Session, options: Options) -> int:
         driver, scenario = opened(path, scenario, session, options, line.progress)
         with driver:
             found = driver.replay(scenario, until_failed=scenario.known is not None)
+            unknown = unknown_property(driver.cls, scenario)
     except StaleScenario as error:
         noted(path, ReplayOutcome.STALE.value)
         return _unusable(line, f"stale: {error}")
@@ -57,7 +59,7 @@ def _one(path: Path, session: Session, options: Options) -> int:
         return BAD
     line.clear()
     noted(path, found.outcome.value, found.failed, found.runs)
-    _tell(path, scenario, found)
+    _tell(path, scenario, found, unknown)
     if scenario.known is not None:
         return BAD if found.outcome in (ReplayOutcome.FIXED, ReplayOutcome.DIFFERENT) else GOOD
     return BAD if found.outcome in _VIOLATED else GOOD
@@ -69,7 +71,7 @@ def _unusable(line: Line, text: str) -> int:
     return UNUSABLE
 
 
-def _tell(path: Path, scenario: Scenario, found: Replay) -> None:
+def _tell(path: Path, scenario: Scenario, found: Replay, unknown: str) -> None:
     violation = found.verdict.violation
     print(relative(path))
     print(f"  test     {scenario.test}")
@@ -77,6 +79,8 @@ def _tell(path: Path, scenario: Scenario, found: Replay) -> None:
     if scenario.known is not None:
         mended = "; it is fixed: take the line 'known' out of the file" if not violation else ""
         print(f"  known    {scenario.known}{mended}")
+    if unknown and found.outcome in (ReplayOutcome.FIXED, ReplayOutcome.DIFFERENT):
+        print(f"  note     {unknown}")
     if violation is not None:
         print(f"  violated {violation.name}")
         print(textwrap.indent(violation.detail.rstrip(), "           "))

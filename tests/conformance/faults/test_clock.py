@@ -13,11 +13,11 @@ import pytest
 from sandbox_bench import DEADLINE_S, Agent, agent_in, agents_spec, eventually, heal, snapshot, spec
 
 from colos.chaos import ActorSystem, ClockDrift, ClockJump, RuntimeClock
+from colos.chaos.actor_system import RunningActors
 from colos.chaos.fault import Lease, Site, environment_of
 from colos.chaos.faults import fault_kinds
 from colos.chaos.mechanisms import wallclocks
 from colos.chaos.sandbox.session import Session
-from colos.chaos.system import RunningActors
 from colos.errors import FaultUnavailable, InvalidSpecification
 from colos.runtime import Actor, ChildSpec, Supervisor, wall_time
 

@@ -28,11 +28,11 @@ from colos.chaos import (
     ZygoteKill,
     file_exists,
 )
+from colos.chaos.actor_system import RunningActors
 from colos.chaos.fault import Fault, Lease, Site
 from colos.chaos.faults import fault_kinds
 from colos.chaos.faults.node import _zygote
 from colos.chaos.sandbox.session import Session
-from colos.chaos.system import RunningActors
 from colos.demo.ledger import RepairedLedgerSupervisor
 from colos.errors import InvalidSpecification
 

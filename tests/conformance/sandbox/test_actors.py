@@ -13,8 +13,8 @@ import pytest
 from sandbox_bench import DEADLINE_S, eventually, spec
 
 from colos.chaos import ActorSystem
+from colos.chaos.actor_system import RunningActors
 from colos.chaos.sandbox.session import Session
-from colos.chaos.system import RunningActors
 from colos.demo.ledger import RepairedLedgerSupervisor
 from colos.errors import InvalidSpecification, NoSuchActor, StartFailed
 from colos.runtime import Actor, ChildSpec, Supervisor

@@ -17,9 +17,9 @@ import pytest
 from sandbox_bench import DEADLINE_S, PYTHON, Agent, agent_in, descriptors, eventually, free_port, state_of
 
 from colos.chaos import CommandSystem, Restarts, file_exists, output_contains, tcp, unix_socket
+from colos.chaos.command_system import RunningCommand
 from colos.chaos.sandbox.handle import Sandbox
 from colos.chaos.sandbox.session import Session
-from colos.chaos.system import RunningCommand
 from colos.errors import InvalidSpecification, StartFailed
 
 SH = ("/bin/sh", "-c")

@@ -81,6 +81,9 @@ class Nothing:
     def tolerance(self) -> None:
         return None
 
+    def is_host_bound(self) -> bool:
+        return False
+
     def program(self) -> None:
         return None
 
@@ -133,7 +136,7 @@ class Lab:
         self.directory = directory
 
     def driver(self, cls: type[ChaosMachine], *, deadlines: Deadlines | None = None, **options: Any) -> Driver:
-        wanted = Options(**{"seed": 1, **options}, deadlines=deadlines or Deadlines())
+        wanted = Options(**{"seed": 1, **options}, deadlines=deadlines)
         session: Any = Nowhere()
         return Driver(cls, session, test="test_x.py::TestX", journal=self.directory / "journal.jsonl", options=wanted)
 

@@ -8,12 +8,14 @@ import time
 
 import anyio
 import pytest
-from hypothesis.stateful import rule
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
 
 from colos.chaos import ChaosMachine, always, eventually, sometimes
 from colos.chaos.alarm import OpDeadline, call_within
 from colos.chaos.executor import Deadlines
 from colos.chaos.scenario import Heal, Inject, Op
+from colos.errors import InvalidSpecification
 
 SOON = Deadlines(step_s=0.1)
 DEADLINE_S = 10.0
@@ -162,6 +164,57 @@ def test_refusals_are_counted_where_nothing_excuses_them(lab, nothing):
         driver._rerun(steps)
         assert +driver.setting.refused_idle == {"act": 2}
     assert lab.explore(Refusing, examples=2, steps=3).refused_idle.keys() == {"act"}
+
+
+# --- what is asked outside of a step -------------------------------------------------------
+
+
+def waits_for_ever(*_args):
+    threading.Event().wait()
+    return True
+
+
+def ready_then_stuck(machine):
+    return waits_for_ever() if machine._executor.booted else True
+
+
+@pytest.mark.parametrize(
+    ("of", "what"),
+    [
+        ({"__init__": lambda self: waits_for_ever()}, "Hanging.__init__"),
+        ({"guarded": precondition(waits_for_ever)(rule()(lambda self: None))}, "a precondition or strategy of Hanging"),
+        ({"guarded": precondition(ready_then_stuck)(rule()(lambda self: None))}, "a precondition or strategy"),
+        ({"drawn": rule(x=st.builds(waits_for_ever))(lambda self, x: None)}, "a precondition or strategy of Hanging"),
+    ],
+    ids=["init", "precondition", "precondition of a running system", "strategy"],
+)
+def test_what_waits_outside_of_a_step_ends_the_search_and_is_told(lab, nothing, of, what):
+    body = {"system": nothing, "fine": rule()(lambda self: None), **of}
+    machine = type("Hanging", (ChaosMachine,), body)
+    with pytest.raises(InvalidSpecification) as told:
+        lab.explore(machine, examples=30, steps=5, deadlines=Deadlines(outside_s=0.2))
+    said = str(told.value)
+    assert said.startswith(what)
+    assert "takes too long: colos.chaos.alarm.OpDeadline: still waiting after 0.2 s" in said
+    assert "in waits_for_ever" in said
+    assert "hypothesis/" not in said
+
+
+def test_a_precondition_that_waits_is_told_in_a_replay_too(lab, hanging):
+    def guarded(self):
+        pass
+
+    machine = hanging(guarded=precondition(waits_for_ever)(rule()(guarded)))
+    with pytest.raises(InvalidSpecification, match="a precondition of guarded takes too long"):
+        lab.replay(machine, [Op("guarded")], deadlines=Deadlines(outside_s=0.2))
+
+
+def test_a_machine_says_how_long_its_rules_may_take(lab, hanging):
+    violation = lab.replay(hanging(deadline_s=0.2), [Op("waits")]).verdict.violation
+    assert "still waiting after 0.2 s" in violation.detail
+    for bad in (0, -1, True, "1", float("nan"), float("inf")):
+        with pytest.raises(InvalidSpecification, match=r"deadline_s is .*; it is seconds, more than 0"):
+            lab.replay(hanging(deadline_s=bad), [Op("fine")])
 
 
 # --- the alarm ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from nowhere_kinds import Hold
 
@@ -227,22 +228,39 @@ def test_the_search_goes_on_past_what_the_environment_did(lab, spoilt, vmstat):
     assert (found.failure.violation.name, found.examples) == ("always:is_whole", 5)
 
 
-def test_for_examples_without_a_verdict_others_are_drawn(lab, spoilt, vmstat):
-    """The fifth example violates, of 4: it is there because the first four told nothing."""
-    with looking_at(lab.driver(spoilt(4), examples=4, steps=3), vmstat) as driver:
+def test_examples_without_a_verdict_are_repeated(lab, spoilt, vmstat):
+    """The fifth run of 4 examples violates: it is the first one again, with its own argument."""
+    arguments = []
+
+    class Noting(spoilt(4)):
+        @rule(how=st.integers())
+        def break_it(self, how):
+            arguments.append(how)
+            super().break_it()
+
+    with looking_at(lab.driver(Noting, examples=4, steps=3), vmstat) as driver:
         found = driver.explore({}, lab.directory)
     assert found.failure is not None
     assert (found.inconclusive.total(), found.examples) == (4, 5)
+    assert arguments[4] == arguments[0]
+
+
+def test_for_examples_that_stay_without_a_verdict_others_are_drawn(lab, spoilt, vmstat):
+    """Four examples, the first of them three times more, and then a fifth."""
+    with looking_at(lab.driver(spoilt(7), examples=4, steps=3), vmstat) as driver:
+        found = driver.explore({}, lab.directory)
+    assert found.failure is not None
+    assert (found.inconclusive.total(), found.examples) == (5, 6)
 
 
 def test_a_search_that_is_always_spoilt_ends_and_blames_nobody(lab, spoilt, vmstat):
     with looking_at(lab.driver(spoilt(1000), examples=4, steps=3), vmstat) as driver:
         found = driver.explore({}, lab.directory)
     assert found.failure is None
-    assert (found.inconclusive.total(), found.examples) == (12, 12)
+    assert (found.inconclusive.total(), found.examples) == (15, 15)
     told = of_exploration("t", found, idle="")
     assert (told.outcome, told.line) == ("inconclusive", OOM_KILLED)
-    assert f"  inconclusive ×12: {OOM_KILLED}" in told.details
+    assert f"  inconclusive ×15: {OOM_KILLED}" in told.details
 
 
 @pytest.mark.usefixtures("kinds")

@@ -61,6 +61,8 @@ def test_each_file_is_replayed_and_told_in_a_block(kept):
     assert "violated always:started_once\n" in blocks[0]
     assert "1. fault  kill on box\n" in blocks[0]
     assert "outcome  different: always:started_once in place of always:another\n" in blocks[2]
+    assert "note     TestKilled declares no always:another; known: always:started_once\n" in blocks[2]
+    assert "note " not in blocks[0] + blocks[1]
     journal = re.search(r"journal  (.*)$", blocks[0])
     assert journal
     assert '"always:started_once"' in (kept.path / journal[1]).read_text()
@@ -71,7 +73,9 @@ def test_each_file_is_replayed_and_told_in_a_block(kept):
         "scenarios/other.toml": ("different", 0, 3),
     }
     (kept.path / ".colos/outcomes.json").unlink()
-    kept.pytest("-k", "scenario").assert_outcomes(passed=1, failed=2, deselected=1)
+    by_pytest = kept.pytest("-k", "scenario")
+    by_pytest.assert_outcomes(passed=1, failed=2, deselected=1)
+    by_pytest.stdout.fnmatch_lines(["different: other: *; TestKilled declares no always:another; known: *"])
     assert outcomes(kept) == by_hand
 
 
@@ -149,6 +153,26 @@ def test_the_scenarios_are_a_table(kept):
     nowhere = colos(kept, "scenarios", "nowhere")
     assert nowhere.returncode == 2
     assert "there is no folder 'nowhere'" in nowhere.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import nothing_of_that_name\n", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("import pytest\npytest.skip('not here', allow_module_level=True)\n", "Skipped: not here"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_said_and_the_others_go_on(kept, body, said):
+    line = body.count("\n")
+    module = kept.write("tests/test_broken.py", body)
+    kept.scenario("broken", "tests/test_broken.py::TestIt", "always:started_once", KILL)
+    kept.scenario("breaks", TEST, "always:started_once", KILL)
+    done = colos(kept, "replay", "scenarios/broken.toml", "scenarios/breaks.toml")
+    assert done.returncode == 2
+    assert f"'tests/test_broken.py' cannot be imported: {said}; see {module}, line {line}\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "outcome  failed 3 of 3\n" in done.stdout
 
 
 def test_a_scenario_is_shortened_again_and_its_file_rewritten(kept):

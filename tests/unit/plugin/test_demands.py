@@ -49,8 +49,8 @@ def test_a_profile_is_some_numbers(lines, chosen, wanted):
 @pytest.mark.parametrize(
     ("lines", "chosen", "wanted"),
     [
-        ([], "nighly", "there is no profile 'nighly'; did you mean 'nightly'? allowed are ci, dev, nightly"),
-        (["a: exampels=1"], None, "'a: exampels=1': unknown key 'exampels'; did you mean 'examples'? allowed are "),
+        ([], "nighly", "there is no profile 'nighly'; did you mean 'nightly'? known: ci, dev, nightly"),
+        (["a: exampels=1"], None, "'a: exampels=1': unknown key 'exampels'; did you mean 'examples'? known: "),
         (["a: steps=0"], None, "'a: steps=0': 'steps=0': a whole number is needed, 1 or more"),
         (["a: steps"], None, "'a: steps': 'steps': a whole number is needed, 1 or more"),
         (["steps=1"], None, "'steps=1': a profile is a line such as 'nightly: examples=500 steps=30'"),
@@ -65,7 +65,7 @@ def test_a_bad_profile_says_what_is_allowed(lines, chosen, wanted):
 @pytest.mark.parametrize(
     ("option", "wanted"),
     [
-        ("--colos-profile=soak", "--colos-profile=soak: there is no profile 'soak'; allowed are ci, dev, nightly"),
+        ("--colos-profile=soak", "--colos-profile=soak: there is no profile 'soak'; known: ci, dev, nightly"),
         ("--colos-require=kil", "--colos-require=kil: there is no fault 'kil'; did you mean 'kill'? known: "),
         ("--colos-replay-runs=0", "--colos-replay-runs=0: a whole number is needed, 1 or more"),
         ("--colos-minimise=x", "--colos-minimise=x: a whole number is needed, 1 or more"),
@@ -86,7 +86,7 @@ def test_the_chosen_profile_is_heeded_and_an_option_goes_before_it(project):
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*explore: 3 examples; *"])
     # A limit that cuts the runs says what it costs: 1 - (1 - 1/2) ** 2.
-    result.stdout.fnmatch_lines(["fixed: one: never failed in 2 runs (a failure as frequent as*shows itself*75 %)"])
+    result.stdout.fnmatch_lines(["fixed: one: never failed in 2 runs (a failure as frequent as*shows itself*75 %)*"])
     before = project.pytest("--colos-seed=1", "--colos-examples=2", "-k", "explore")
     before.stdout.fnmatch_lines(["*explore: 2 examples; *"])
     bad = project.pytest("-o", "colos_profiles=small: examples=many")
@@ -121,3 +121,15 @@ def test_a_required_fault_that_is_not_to_be_had_is_a_failure(project):
     required = project.pytest(*FEW, "--colos-require=disk-full,kill")
     required.assert_outcomes(failed=1)
     required.stdout.fnmatch_lines(["the required fault disk-full is unavailable: the disk is elsewhere; bring it here"])
+
+
+def test_a_scenario_whose_fault_is_not_to_be_had_is_told_and_skipped(project):
+    project.box(NOWHERE.replace("class Nowhere(Full):", "class Nowhere(Full):\n    kind = 'disk-full'\n"))
+    project.scenario("full", "test_box.py::TestNowhere", "always:a", '{ fault = "disk-full" }')
+    result = project.pytest("-k", "scenario", "-rs")
+    result.assert_outcomes(skipped=1, deselected=1)
+    why = "disk-full is unavailable: the disk is elsewhere; bring it here"
+    result.stdout.fnmatch_lines([f"not exercised: full: {why}", f"SKIPPED * not exercised: {why}"])
+    strict = project.pytest("-k", "scenario", "--colos-strict")
+    strict.assert_outcomes(failed=1, deselected=1)
+    strict.stdout.fnmatch_lines([f"not exercised: {why} (--colos-strict)"])

@@ -68,6 +68,10 @@ def test_a_violation_tells_what_why_how_often_where_and_how_to_see_it_again(proj
         below = project.pytest(*arguments, "-k", "explore")
     assert "'test_box.py::TestKilled::scenario[" in line(below, "replay")
     assert list((project.path / "kept here").iterdir()) == [saved]
+    summary = "TestKilled::explore: always:started_once is violated, 5 of 5 runs: kept here/"
+    found.stdout.fnmatch_lines([f"new: *{summary}*"])
+    below.stdout.re_match_lines([rf"again: .*{summary.rpartition(' kept')[0]}.*"])
+    assert "new:" not in below.stdout.str()
 
 
 def test_a_rule_that_raises_is_a_violation_with_its_traceback(project):

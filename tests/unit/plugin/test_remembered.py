@@ -27,7 +27,7 @@ def test_what_several_processes_remember_at_once_is_all_kept(tmp_path: Path) -> 
     writers = [subprocess.Popen([sys.executable, "-c", path + MANY, tmp_path, name]) for name in "abc"]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert recall(tmp_path) == {f"{name}-{n}.toml": Remembered("fixed", 0, 3, n) for name in "abc" for n in range(25)}
-    assert sorted(each.name for each in (tmp_path / ".colos").iterdir()) == ["outcomes.json", "outcomes.lock"]
+    assert sorted(each.name for each in (tmp_path / ".colos").iterdir()) == ["outcomes.json"]
 
 
 def test_a_file_that_says_nothing_is_as_good_as_none(tmp_path: Path) -> None:

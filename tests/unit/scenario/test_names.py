@@ -14,7 +14,21 @@ from hypothesis import strategies as st
 from colos.chaos.fingerprint import is_instance_of_known
 from colos.chaos.machine import ChaosMachine
 from colos.chaos.properties import Violation
-from colos.chaos.scenario import Heal, Inject, Op, Scenario, Step, dumps, fingerprint, loads, renamed, validate
+from colos.chaos.scenario import (
+    Heal,
+    Inject,
+    Op,
+    Repro,
+    Scenario,
+    Step,
+    dumps,
+    fingerprint,
+    load,
+    loads,
+    renamed,
+    save,
+    validate,
+)
 from colos.errors import InvalidScenario, InvalidSpecification
 
 # --- fingerprints ------------------------------------------------------------------------
@@ -111,6 +125,25 @@ def test_names_of_today_stand_in_for_older_ones():
 def test_a_property_has_aliases_by_its_full_name():
     scenario = replace(OLD, violates="always:sane")
     assert renamed(scenario, {"always:sane": "always:balanced", "sane": "x"}).violates == "always:balanced"
+
+
+def test_a_hang_is_named_after_its_rule_too():
+    assert renamed(replace(OLD, violates="hang:pay"), {"pay": "deposit"}).violates == "hang:deposit"
+
+
+def test_what_is_saved_under_an_old_name_is_not_saved_again(tmp_path):
+    """Without a fault, the rules' names are what a failure is known by."""
+    aliases = {"pay": "deposit"}
+    old = Scenario("t::T", "rule:pay", (Op("pay"),), Repro(1, 2))
+    new = Scenario("t::T", "rule:deposit", (Op("deposit"),), Repro(2, 2))
+    path = save(old, tmp_path)
+    path.write_text("# ours\n" + path.read_text())
+    assert save(new, tmp_path, lambda saved: renamed(saved, aliases)) == path
+    assert list(tmp_path.iterdir()) == [path]
+    assert load(path).steps == new.steps
+    assert path.read_text().startswith("# ours\n")
+    circle = {"pay": "deposit", "deposit": "pay"}  # its own item says so; saving goes on beside it
+    assert save(new, tmp_path, lambda saved: renamed(saved, circle)) != path
 
 
 def test_an_argument_that_is_there_under_both_names_is_refused():
