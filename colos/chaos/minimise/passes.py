@@ -166,8 +166,9 @@ def make_surer(problem: Problem, bolder: Variants, permits: Callable[[Sequence[S
     rate = max(rate_of(known) + error_of(known) for known in (problem.measured, problem.pooled))
     if rate >= _SURE_ENOUGH:
         return
-    # To keep a longer list by mistake is worse than to miss one that would have been better.
-    test = RatioTest(rate, (1 + rate) / 2, false_yes=0.002, false_no=0.2)
+    # To keep a longer list by mistake is worse than to miss one that would have been better, and only a great gain is
+    # worth looking for: this is done for each step, at the end of a search that has used its runs.
+    test = RatioTest(rate, (3 + rate) / 4, false_yes=0.002, false_no=0.2)
     candidates = list(filter(permits, _bolder_lists(problem.best, bolder)))
     for at, steps in enumerate(candidates):
         problem.runs_left = most - problem.budget.used + FEWEST

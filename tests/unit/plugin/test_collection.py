@@ -13,7 +13,7 @@ class TestHolds(Box):
     faults = (Kill("box"),)
 """
 #: A scenario that every box holds against: it says what it would violate.
-HARMLESS = ("kill-it", "test_box.py::TestHolds", "always:anything", '{ fault = "kill", target = "box" }')
+HARMLESS = ("kill-it", "test_box.py::TestHolds", "builtin:no_zombie", '{ fault = "kill", target = "box" }')
 
 
 def test_items_are_one_exploration_and_each_saved_scenario(project):
@@ -68,7 +68,7 @@ def test_items_run_and_are_selected_as_any_other(project):
     assert properties == {
         "colos_outcome": "fixed",
         "colos_scenario": "scenarios/kill-it.toml",
-        "colos_violates": "always:anything",
+        "colos_violates": "builtin:no_zombie",
         "colos_failed": "0/7",
         "colos_power": "0.9922",
         "colos_fired": "kill ×7",
