@@ -44,7 +44,8 @@ _LOOK_S = 0.5
 
 
 class OpStuck(OpDeadline):
-    """A coroutine did not even end when it was cancelled: it blocks the event loop, or will not be cancelled."""
+    """What could not be ended: a coroutine that blocks the event loop or will not be cancelled, or a plain function
+    outside the main thread."""
 
     def __init__(self, said: str, ended: threading.Event) -> None:
         super().__init__(said)
@@ -111,10 +112,12 @@ class Outlet:
         """Call the author's function: a coroutine on the loop, anything else right here.
 
         Raises what it raised; `OpDeadline` when it was still waiting at the deadline, and `OpStuck` when it
-        is a coroutine that cannot be ended.
+        cannot be ended either.
         """
         if not inspect.iscoroutinefunction(function):
-            return call_within(timeout_s, function, *args, **kwargs)
+            if timeout_s is None or threading.current_thread() is threading.main_thread():
+                return call_within(timeout_s, function, *args, **kwargs)
+            return _apart(functools.partial(function, *args, **kwargs), timeout_s)
         task = _Task(function, args, kwargs, timeout_s)
         self._order(lambda group: group.start_soon(task.run))
         try:
@@ -124,6 +127,29 @@ class Outlet:
                 self._order(lambda _: task.cancel())
                 task.ended.wait(_CANCEL_S)  # cancelling only asks; a thread that waits on the sandbox takes our answers
             raise
+
+
+def _apart(call: Callable[[], Any], timeout_s: float) -> Any:
+    """Make a call in a thread of its own, for a caller whom no alarm interrupts.
+
+    Raises what it raises, or `OpStuck`.
+    """
+    context, report = _current_build_context.value, reporter.value
+    ended, outcome = threading.Event(), Future[Any]()
+
+    def run() -> None:
+        with _current_build_context.with_value(context), reporter.with_value(report):
+            try:
+                outcome.set_result(call())
+            except BaseException as error:
+                outcome.set_exception(error)
+            finally:
+                ended.set()
+
+    threading.Thread(target=run, daemon=True, name="colos-op").start()
+    if not ended.wait(timeout_s):
+        raise OpStuck(f"still waiting after {timeout_s:g} s, in a thread of its own", ended)
+    return outcome.result()
 
 
 def _hold(*held: ExitStack) -> None:

@@ -118,9 +118,9 @@ class Driver:
     def _examiner(self, steps: Sequence[Step], violates: str) -> Iterator[Examiner]:
         """An examiner whose runs go on beside each other where nothing is against it.
 
-        Fixtures are shared by all runs of an item; and only in the main thread can code be interrupted that blocks.
+        Fixtures are shared by all runs of an item; and only in the main thread can a function be ended that blocks.
         """
-        alone = self._shared or violates.startswith("hang:")
+        alone = self._shared or self.setting.interrupted or violates.startswith("hang:")
         count = how_many(self.setting, steps, alone=alone)
         system = self.setting.system
         simplifier = Simplifier(self._rules, self.cls.faults, system.topology(), system.tolerance())

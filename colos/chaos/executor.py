@@ -7,6 +7,7 @@ system (DESIGN 5).  It runs on the main thread; the author's coroutines run on t
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -170,7 +171,7 @@ class Executor:
     def _call(self, function: Callable[..., Any]) -> Any:
         """Call what the author wrote, under the step's deadline.
 
-        For a coroutine that cannot be ended, every fault is healed: what it waits for may be what they hold.
+        For what cannot be ended, every fault is healed: what it waits for may be what they hold.
         """
         wait_s = self.setting.deadlines.step_s
         try:
@@ -181,6 +182,9 @@ class Executor:
                 self.heal_all()
             if not stuck.ends(wait_s):
                 self._stuck = stuck
+            raise
+        except OpDeadline:
+            self.setting.interrupted |= not inspect.iscoroutinefunction(function)
             raise
 
     def _blame_hang(self, name: str, error: BaseException) -> bool:
@@ -480,10 +484,10 @@ class Executor:
             self._stack.close()
 
     def _leave_loop(self) -> None:
-        """From a loop that is blocked, nothing can be taken down in order: the sandbox goes first, then the loop."""
+        """While something is stuck, nothing can be taken down in order: the sandbox goes first, then the loop."""
         if self._stuck is None or self._running is None:
             return
         self._running.sandbox.destroy()  # a socket that it waits for is closed by this
         if not self._stuck.ends(_UNSTUCK_S):
-            self._journal.record("note", abandoned="the event loop of rules and properties, with its thread")
+            self._journal.record("note", abandoned="what does not end, with its thread and the event loop")
             self.setting.outlet = self.setting.outlet.abandon(self._stack.pop_all())

@@ -75,5 +75,7 @@ class Setting:
     injected: Counter[str] = field(default_factory=Counter)
     mechanisms: dict[str, str] = field(default_factory=dict)
     seen_sometimes: set[str] = field(default_factory=set)
+    #: A plain function of the author's blocked until its deadline: only in the main thread can such a one be ended.
+    interrupted: bool = False
     #: Operations that were refused in calm, by rule.
     refused_idle: Counter[str] = field(default_factory=Counter)

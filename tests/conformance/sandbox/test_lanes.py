@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from colos.chaos import ChaosMachine, CommandSystem, CpuStarvation, Kill, Restarts, file_exists
+from colos.chaos import ChaosMachine, CommandSystem, CpuStarvation, Kill, Pause, Restarts, file_exists, unix_socket
 from colos.chaos.driver import Driver
-from colos.chaos.executor import Executor, Setting
+from colos.chaos.executor import Deadlines, Executor, Setting
 from colos.chaos.lanes import Lanes, how_many
 from colos.chaos.machine import author_rules
+from colos.chaos.outcomes import Options
 from colos.chaos.sandbox.session import Session
 from colos.chaos.sandbox.spec import NAMESPACES
 from colos.chaos.scenario import Inject, Op
@@ -45,6 +47,36 @@ class Sleeper(ChaosMachine):
     @rule()
     def interrupt(self) -> None:
         raise KeyboardInterrupt
+
+
+#: Answers each line with itself.
+ECHO = """
+import socket, sys
+server = socket.create_server(sys.argv[1], family=socket.AF_UNIX)
+while True:
+    connection, _ = server.accept()
+    with connection, connection.makefile("rb") as lines:
+        for line in lines:
+            connection.sendall(line)
+"""
+
+
+class Asked(ChaosMachine):
+    system = CommandSystem([sys.executable, "-c", ECHO, "{run}/s"], ready=unix_socket("{run}/s"), name="echo")
+    faults = (Pause("echo"),)
+
+    def ask_for(self, question: bytes) -> None:
+        with self.system.connect_blocking("{run}/s") as connection:
+            connection.sendall(question)
+            connection.recv(10)
+
+    @rule()
+    def ask(self) -> None:
+        self.ask_for(b"?\n")
+
+    @rule()
+    def ask_nobody(self) -> None:
+        self.ask_for(b"not a line")
 
 
 @pytest.fixture
@@ -89,6 +121,27 @@ def test_what_a_lane_raises_is_raised_here_and_the_others_come_to_their_end(driv
         with pytest.raises(KeyboardInterrupt):
             two(batch)
         assert details(two([[Op("say", {"number": 3})]])) == ["AssertionError: said 3"]
+
+
+def test_a_function_that_blocks_in_a_lane_ends_with_its_run(session: Session, tmp_path: Path) -> None:
+    """It waits for a paused process, where no alarm reaches: healing frees it, and at the latest the sandbox's end."""
+    if session.tier != NAMESPACES:
+        pytest.skip("in bare, sandboxes share a machine")
+    options = Options(deadlines=Deadlines(step_s=0.5))
+    paused = [Inject("pause", "f1", "echo"), Op("ask"), Op("ask")]
+    with Driver(Asked, session, test="x", journal=tmp_path / "journal.jsonl", options=options) as driver:
+        with Lanes(driver.setting, author_rules(Asked), driver._machine_in, 2) as two:
+            (_, here), (verdict, beside) = two([paused, paused])
+        assert verdict.violation is None
+        assert here.fired == beside.fired == {"pause": 1}
+        assert driver.setting.interrupted  # in the main thread, by an alarm
+        # Found so, it is examined in one lane.
+        with driver._examiner(paused, "always:x") as examiner:
+            assert examiner._lanes.count == 1
+        with Lanes(driver.setting, author_rules(Asked), driver._machine_in, 2) as two:
+            (_, _), (verdict, _) = two([[Op("ask")], [Op("ask_nobody")]])
+        assert verdict.violation is not None
+        assert verdict.violation.name == "hang:ask_nobody"
 
 
 def test_nothing_is_left_of_them(driver: Driver) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from hypothesis import event, note
+from hypothesis import strategies as st
 
-from colos.chaos.bridge import BACKENDS, OpDeadline, Outlet, _Task
+from colos.chaos.bridge import BACKENDS, OpDeadline, OpStuck, Outlet, _Task, in_test_case
 from colos.errors import HarnessBroken
 
 DEADLINE_S = 10.0
@@ -59,6 +63,38 @@ def test_a_coroutine_that_still_waits_at_its_deadline_is_cancelled(outlet: Outle
         outlet.call(wait, timeout_s=0.01)
     assert ended.wait(DEADLINE_S)
     assert outlet.call(where, 1)[0] == 1
+
+
+def in_a_thread(function: Callable[[], object]) -> object:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result(DEADLINE_S)
+
+
+def test_a_plain_function_outside_the_main_thread_has_a_deadline_too(outlet: Outlet) -> None:
+    """No alarm reaches it there; it is left alone, and tells when it ends after all."""
+    release = threading.Event()
+    with pytest.raises(OpStuck, match=r"still waiting after 0\.05 s") as stuck:
+        in_a_thread(lambda: outlet.call(release.wait, timeout_s=0.05))
+    assert not stuck.value.ends(0)
+    release.set()
+    assert stuck.value.ends(DEADLINE_S)
+    assert in_a_thread(lambda: outlet.call(lambda: 7, timeout_s=DEADLINE_S)) == 7
+    with pytest.raises(KeyError, match="k"):
+        in_a_thread(lambda: outlet.call({}.__getitem__, "k", timeout_s=DEADLINE_S))
+
+
+def test_hypothesis_own_functions_work_there() -> None:
+    def noting(data: Any) -> Any:
+        note("said")
+        event("happened")
+        return data.draw(st.integers(3, 3))
+
+    outlet = Outlet("asyncio")
+    try:
+        drawn = in_a_thread(lambda: in_test_case(lambda data: outlet.call(noting, data, timeout_s=DEADLINE_S)))
+    finally:
+        outlet.close()
+    assert drawn == 3
 
 
 def test_a_call_that_is_not_wanted_any_more_does_not_begin(outlet: Outlet) -> None:
