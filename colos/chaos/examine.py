@@ -98,6 +98,7 @@ class Examiner:
             repro,
             budget=budget,
             lanes=self._lanes.count,
+            merged=variants.merged,
             simpler=variants,
             bolder=variants.bolder,
             permits=variants.permits,

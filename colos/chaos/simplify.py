@@ -1,18 +1,21 @@
 """Simpler steps to try in a step's place: fewer targets, milder parameters, smaller values.
 
 What is simpler, the strategies know that the values were drawn from (`colos.chaos.choices`).  Arguments that
-hold bundle values, and what ``st.data()`` drew inside a rule, are left as they are.
+hold bundle values, and what ``st.data()`` drew inside a rule, are left as they are; but two results of a rule
+may become one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 from colos.chaos.choices import simpler_values, simplest_value, wilder_values
+from colos.chaos.draws import exchanged
 from colos.chaos.fault import Fault, matches
-from colos.chaos.scenario import Heal, Inject, Op, Step, step_refs
+from colos.chaos.scenario import Heal, Inject, Op, Ref, Step, step_refs
 from colos.chaos.values import refs
 
 __all__ = ["Rules", "Simplifier"]
@@ -22,6 +25,24 @@ Rules: TypeAlias = Mapping[str, tuple[Callable[..., Any], Any]]
 
 _TARGETS_MOST = 6
 _TIMES = ("seconds", "over_s", "ms", "delay_ms")  # the parameters of faults that say how long
+
+#: How Hypothesis writes ``consumes(bundle)``, alone or inside another strategy.
+_CONSUMED = re.compile(r"Bundle\(name='([^']*)', consume=True")
+
+
+def _bundle_of(result: str) -> str:
+    return result.rpartition("_")[0]
+
+
+def _with_results(step: Step, instead: Mapping[str, str]) -> Step:
+    """The step with other bundle values."""
+    if not isinstance(step, Op) or not instead.keys() & step_refs(step):
+        return step
+
+    def other(part: object) -> object:
+        return Ref(instead[part.name]) if isinstance(part, Ref) and part.name in instead else part
+
+    return replace(step, args=exchanged(dict(step.args), other), draws=exchanged(tuple(step.draws), other))
 
 
 def _is_longer(time: object, than: object) -> bool:
@@ -42,6 +63,12 @@ class Simplifier:
         self._faults = faults
         self._topology = topology
         self._tolerance = tolerance
+        self._consumed = {
+            name
+            for _, declared in rules.values()
+            for strategy in declared.arguments.values()
+            for name in _CONSUMED.findall(repr(strategy))
+        }
 
     def __call__(self, step: Step) -> Iterator[Step]:
         """Steps as long and simpler; none for one that is as simple as can be."""
@@ -52,6 +79,19 @@ class Simplifier:
                 yield from self._simpler_fault(step)
             case Heal():
                 return
+
+    def merged(self, steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
+        """Lists without one op, in which a result of the same bundle that an earlier op gave does for its own.
+
+        A bundle that some rule consumes is left alone: nothing there is used twice.
+        """
+        makers = [(index, step) for index, step in enumerate(steps) if isinstance(step, Op) and step.results]
+        for at, (index, later) in reversed(list(enumerate(makers))):
+            for _, earlier in makers[:at]:
+                bundles = [_bundle_of(name) for name in later.results]
+                if bundles == [_bundle_of(name) for name in earlier.results] and self._consumed.isdisjoint(bundles):
+                    instead = dict(zip(later.results, earlier.results, strict=True))
+                    yield tuple(_with_results(step, instead) for step in (*steps[:index], *steps[index + 1 :]))
 
     def _simpler_op(self, step: Op) -> Iterator[Step]:
         if step.name not in self._rules:

@@ -31,6 +31,9 @@ PLANTED = {
     "three faults": (("kill", "n0"), ("disk-full", "n1"), ("pause", "n0")),
     "four faults": (("kill", "n0"), ("disk-full", "n1"), ("pause", "n0"), ("partition", "n2")),
     "an op between": (("kill", "n0"), ("put", "n0"), ("disk-full", "n1")),
+    # What is read has to have been made, which makes the shortest list one step longer.
+    "what an op made": (("kill", "n0"), ("get", "n1")),
+    "what two ops made": (("get", "n1"), ("kill", "n0"), ("get", "n2")),
 }
 
 
@@ -47,8 +50,12 @@ class System:
     batches: int = 0
 
     def fails(self, steps: Sequence[Step]) -> bool:
-        names = iter([_name(step) for step in steps])
+        names = iter(list(_names(steps)))
         return all(part in names for part in self.planted)
+
+    @property
+    def shortest(self) -> int:
+        return len(self.planted) + len({node for name, node in self.planted if name == "get"})
 
     def run(self, batch: Sequence[Sequence[Step]]) -> list[str | None]:
         self.batches += 1
@@ -63,14 +70,21 @@ class System:
         return None
 
 
-def _name(step: Step) -> tuple[str, str | None]:
-    match step:
-        case Inject():
-            return step.fault, step.target
-        case Op():
-            return step.name, str(step.args.get("node", ""))
-        case Heal():
-            return "heal", None
+def _names(steps: Sequence[Step]) -> Iterator[tuple[str, str | None]]:
+    """What each step does, and where; to read a key is done where it was made."""
+    made: dict[str, str] = {}
+    for step in steps:
+        match step:
+            case Inject():
+                yield step.fault, step.target
+            case Op(args={"key": Ref(name=name)}):
+                yield step.name, made.get(name, "")
+            case Op():
+                node = str(step.args.get("node", ""))
+                made |= dict.fromkeys(step.results, node)
+                yield step.name, node
+            case Heal():
+                yield "heal", None
 
 
 def random_steps(rng: random.Random, length: int) -> Iterator[Step]:
@@ -98,10 +112,18 @@ def found_by(system: System, rng: random.Random) -> tuple[Step, ...]:
     steps = list(random_steps(rng, rng.randint(8, 16) - len(system.planted)))
     places = sorted(rng.randint(0, len(steps)) for _ in system.planted[1:])
     for before, (place, (kind, node)) in enumerate(zip([*places, len(steps)], system.planted, strict=True)):
-        planted = Op(kind, {"node": node}) if kind == "put" else Inject(kind, f"p{before}", node)
-        steps.insert(place + before, planted)
+        steps.insert(place + before, _planted(kind, node, before))
+    for kind, node in system.planted:
+        if kind == "get":
+            steps.insert(0, Op("make", {"node": node}, (f"planted_{node}",)))
     length = next(length for length in range(len(steps) + 1) if system.fails(steps[:length]))
     return tuple(steps[:length])
+
+
+def _planted(kind: str, node: str, number: int) -> Step:
+    if kind == "get":
+        return Op("get", {"key": Ref(f"planted_{node}")})
+    return Op(kind, {"node": node}) if kind == "put" else Inject(kind, f"p{number}", node)
 
 
 @dataclass
@@ -132,7 +154,7 @@ def try_all(planted: str, rate: float, *, noise: float = 0.02, same_noise: float
         repro = confirm(system.run, steps, BUG, budget=budget, lanes=lanes)
         result = minimise(system.run, steps, BUG, repro, budget=budget, lanes=lanes)
         figures.kept += system.fails(result.steps)
-        figures.minimal += system.fails(result.steps) and len(result.steps) == len(system.planted)
+        figures.minimal += system.fails(result.steps) and len(result.steps) == system.shortest
         figures.runs.append(budget.used)
         figures.batches.append(system.batches)
     return figures

@@ -6,8 +6,8 @@ follows from how often the original steps failed; the sequential probability rat
 enough was seen.  Only a violation of *the same property* counts; a run that ends in another one tells
 nothing, once, and is repeated.
 
-The search is a list of passes, each a plain function over a `Problem`: fewer steps, simpler ones, surer
-ones.  In between, the best is measured, and taken back if it hardly ever fails.
+The search is a list of passes, each a plain function over a `Problem`: fewer steps, one in the place of two,
+simpler ones, surer ones.  In between, the best is measured, and taken back if it hardly ever fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from colos.chaos.minimise.budget import Budget, Progress
-from colos.chaos.minimise.passes import Variants, drop_steps, make_surer, simplify_steps
+from colos.chaos.minimise.passes import Shorter, Variants, drop_steps, make_surer, merge_steps, simplify_steps
 from colos.chaos.minimise.problem import FEWEST, MOST, BudgetSpentError, Problem, Runs, enough
 from colos.chaos.minimise.sequential import rate_of
 from colos.chaos.minimise.steps import normalise
@@ -74,6 +74,7 @@ def minimise(
     *,
     budget: Budget,
     lanes: int = 1,
+    merged: Shorter = lambda _: (),
     simpler: Variants = lambda _: (),
     bolder: Variants = lambda _: (),
     permits: Callable[[Sequence[Step]], bool] = lambda _: True,
@@ -82,6 +83,7 @@ def minimise(
     """The best list of `steps` that violates the same property, as far as the budget goes: short, then sure.
 
     `repro` is what `confirm` said of `steps`; steps that never failed again come back as they are.
+    `merged` gives shorter lists in which one step does for two.
     `simpler` gives steps to try in a step's place, the simplest first, and stops giving any in the end;
     `bolder` gives some that may fail more often, and `permits` says which longer lists may be run.
     With several `lanes`, batches of so many lists are run.  The result's own `repro` is measured afresh.
@@ -97,6 +99,7 @@ def minimise(
             drop_steps(problem)
             if not problem.settle():
                 break
+        merge_steps(problem, merged)
         simplify_steps(problem, simpler)
         problem.settle()
         make_surer(problem, bolder, permits)

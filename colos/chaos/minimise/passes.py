@@ -12,10 +12,13 @@ from colos.chaos.minimise.problem import FEWEST, NOISE, Problem, Trial
 from colos.chaos.minimise.sequential import RatioTest, error_of, rate_of
 from colos.chaos.scenario import Heal, Inject, Step
 
-__all__ = ["Variants", "drop_steps", "make_surer", "simplify_steps"]
+__all__ = ["Shorter", "Variants", "drop_steps", "make_surer", "merge_steps", "simplify_steps"]
 
 Variants: TypeAlias = Callable[[Step], Iterable[Step]]
 """Other steps to try in a step's place, the most promising first."""
+
+Shorter: TypeAlias = Callable[[Sequence[Step]], Iterable[Sequence[Step]]]
+"""Shorter lists to try in a list's place."""
 
 
 # --- fewer steps -------------------------------------------------------------------------
@@ -24,6 +27,8 @@ _SURELY = 0.99  # needed: nobody tries to drop the step again
 _HARDLY = 0.9  # how sure one may remain of a step once others went that may have mattered to it
 _NEEDED_AT_FIRST = 2.5  # steps of a list, however long it is
 _LAST_NEEDED = 0.5  # the search ended a run at the violation, so its last step has often led to it
+Goes: TypeAlias = Sequence[frozenset[int]]
+"""For each step of a list, the steps that go when it goes."""
 
 
 def drop_steps(problem: Problem) -> None:
@@ -35,20 +40,20 @@ def drop_steps(problem: Problem) -> None:
     """
     problem.phase = "drop steps"
     needed = _at_first(problem.best)
-    while (chunk := _next_chunk(needed)) is not None:
-        problem.runs_left = _estimate(needed, problem.rate)
+    while (chunk := _next_chunk(needed, goes := _goes_with(problem))) is not None:
+        problem.runs_left = _estimate(needed, goes, problem.rate)
         trial = _without(problem, chunk)
         if trial.rejected or (len(chunk) == 1 and _is_hopeless(problem, trial)):
             outcome: bool | None = False
         elif trial.failed:
             outcome = True
         else:
-            outcome = problem.look(trial, _ahead(problem, chunk, needed))
+            outcome = problem.look(trial, _ahead(problem, chunk, needed, goes))
         if outcome:
             needed = _left(needed, problem.best, trial.steps)
             problem.accept(trial)
         elif outcome is False:
-            needed = _after_pass(problem, trial, chunk, needed)
+            needed = _after_pass(problem, trial, chunk, needed, goes)
 
 
 def _at_first(steps: Sequence[Step]) -> list[float]:
@@ -56,14 +61,32 @@ def _at_first(steps: Sequence[Step]) -> list[float]:
     return [chance] * (len(steps) - 1) + [max(chance, _LAST_NEEDED)] * bool(steps)
 
 
-def _next_chunk(needed: Sequence[float]) -> frozenset[int] | None:
-    """The steps, by index, whose dropping promises the most: their number times the chance that none is needed."""
-    doubtful = sorted((index for index, chance in enumerate(needed) if chance < _SURELY), key=needed.__getitem__)
-    best, gain_most, none_needed = 0, 0.0, 1.0
+def _goes_with(problem: Problem) -> Goes:
+    """What goes when a step goes, by index: itself, and whatever has no meaning without it."""
+    goes = []
+    for index, dropped in enumerate(problem.best):
+        kept = set(map(id, problem.trial(step for step in problem.best if step is not dropped).steps))
+        goes.append(frozenset({index, *(at for at, step in enumerate(problem.best) if id(step) not in kept)}))
+    return goes
+
+
+def _none_needed(needed: Sequence[float], gone: Iterable[int]) -> float:
+    return math.prod(1 - needed[index] for index in gone)
+
+
+def _next_chunk(needed: Sequence[float], goes: Goes) -> frozenset[int] | None:
+    """The steps, by index, whose dropping promises the most: the number that go times the chance that none is needed.
+
+    A step with which a needed one would go is as needed as that.
+    """
+    of_all = [1 - _none_needed(needed, gone) for gone in goes]
+    doubtful = sorted((index for index, chance in enumerate(of_all) if chance < _SURELY), key=of_all.__getitem__)
+    best, gain_most, gone = 0, 0.0, frozenset[int]()
     for size, index in enumerate(doubtful, 1):
-        none_needed *= 1 - needed[index]
-        if size * none_needed > gain_most:
-            best, gain_most = size, size * none_needed
+        gone |= goes[index]
+        gain = len(gone) * _none_needed(needed, gone)
+        if gain > gain_most:
+            best, gain_most = size, gain
     return frozenset(doubtful[:best]) if doubtful else None
 
 
@@ -71,12 +94,12 @@ def _without(problem: Problem, chunk: frozenset[int]) -> Trial:
     return problem.trial(step for index, step in enumerate(problem.best) if index not in chunk)
 
 
-def _after_pass(problem: Problem, trial: Trial, chunk: frozenset[int], needed: Sequence[float]) -> list[float]:
+def _after_pass(
+    problem: Problem, trial: Trial, chunk: frozenset[int], needed: Sequence[float], goes: Goes
+) -> list[float]:
     """How likely each step is needed, by Bayes's rule, after one run without those that `trial` lacks has passed."""
-    kept = set(map(id, trial.steps))
-    gone = {index for index, step in enumerate(problem.best) if id(step) not in kept} | chunk
-    none_needed = math.prod(1 - needed[index] for index in gone)
-    scale = 1 - problem.rate * none_needed
+    gone = frozenset().union(*(goes[index] for index in chunk))
+    scale = 1 - problem.rate * _none_needed(needed, gone)
     after = [min(1.0, chance / scale) if index in gone else chance for index, chance in enumerate(needed)]
     # What goes with a step that is dropped alone shares the blame for ever; it is asked about by itself.
     if len(chunk) == 1 and (trial.rejected or _is_hopeless(problem, trial)):
@@ -99,21 +122,40 @@ def _left(needed: Sequence[float], before: Sequence[Step], after: Sequence[Step]
     return [min(_HARDLY, known.get(id(step), _HARDLY)) for step in after]
 
 
-def _ahead(problem: Problem, chunk: frozenset[int], needed: Sequence[float]) -> Iterator[Trial]:
+def _ahead(problem: Problem, chunk: frozenset[int], needed: Sequence[float], goes: Goes) -> Iterator[Trial]:
     """What is asked for next as long as runs pass."""
     while True:
-        needed = _after_pass(problem, _without(problem, chunk), chunk, needed)
-        following = _next_chunk(needed)
+        needed = _after_pass(problem, _without(problem, chunk), chunk, needed, goes)
+        following = _next_chunk(needed, goes)
         if following is None:
             return
         chunk = following
         yield _without(problem, chunk)
 
 
-def _estimate(needed: Sequence[float], rate: float) -> int:
+def _estimate(needed: Sequence[float], goes: Goes, rate: float) -> int:
     """How many runs it takes to be sure of every step, if half of the doubtful ones go with others."""
     each = math.log(1 - _SURELY) / math.log(1 - rate)
-    return FEWEST + round(each * sum(chance < _SURELY for chance in needed) / 2)
+    doubtful = sum(1 - _none_needed(needed, gone) < _SURELY for gone in goes)
+    return FEWEST + round(each * doubtful / 2)
+
+
+# --- one step in the place of two ----------------------------------------------------------
+
+
+def merge_steps(problem: Problem, merged: Shorter) -> None:
+    """Take the first of the shorter lists that fails, and look again for those of it."""
+    problem.phase = "merge steps"
+    test = RatioTest(max(NOISE, problem.rate / 3), problem.rate)
+    while True:
+        trials = [problem.trial(steps) for steps in merged(problem.best)]
+        for at, trial in enumerate(trials):
+            problem.runs_left = FEWEST * (len(trials) - at)
+            if problem.decide(trial, test, trials[at + 1 :]):
+                problem.accept(trial)
+                break
+        else:
+            return
 
 
 # --- simpler steps -----------------------------------------------------------------------

@@ -37,6 +37,8 @@ _AHEAD_MOST = 64
 """No more guesses than these of what is asked for next."""
 _DOUBT_MOST = 40
 """And no more than these measure steps that are about to be taken back."""
+_RAREST = 0.1
+"""Nothing is looked for that fails less often: to be sure of one step alone would take hundreds of runs."""
 _LUCK = 1.5  # standard errors by which a measured rate may be off
 
 
@@ -111,7 +113,7 @@ class Problem:
         self._by_objects: dict[tuple[int, ...], tuple[Trial, tuple[Step, ...]]] = {}
         self._steps_at_start = len(steps)
         #: How often a candidate fails, at the least, that is to be found.
-        self.rate = rate_of(repro) - error_of(repro)
+        self.rate = max(rate_of(repro) - error_of(repro), _RAREST)
         self._rate_least = (rate_of(repro) - _LUCK * error_of(repro)) / 2
         original = self.trial(steps)
         original.measured = repro
@@ -219,7 +221,7 @@ class Problem:
         known = self._accepted[-1]
         while len(self._accepted) > 1 and self._is_rare(self.measure()) and self._is_rare(self.measure(_DOUBT_MOST)):
             self.take_back()
-        expected, self.rate = self.rate, min(self.rate, rate_of(self.measured))
+        expected, self.rate = self.rate, max(min(self.rate, rate_of(self.measured)), _RAREST)
         return self._accepted[-1] is not known or self.rate < expected
 
     def _is_rare(self, measured: Repro) -> bool:

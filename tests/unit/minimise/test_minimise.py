@@ -378,6 +378,33 @@ def test_lanes_never_overdraw_the_budget():
         assert budget.used <= runs_max
 
 
+# --- one in the place of two ---------------------------------------------------------------
+
+
+def without_one(steps):
+    """Each list that lacks one op, the first one's amount being the sum."""
+    for index in range(1, len(steps)):
+        amount = steps[0].args["amount"] + steps[index].args["amount"]
+        yield (Op("put", {"amount": amount}), *steps[1:index], *steps[index + 1 :])
+
+
+def test_one_step_does_for_two_where_it_fails_as_they_do():
+    def run(steps):
+        return BUG if sum(step.args["amount"] for step in steps) == 6 else None
+
+    result = search(run, [Op("put", {"amount": amount}) for amount in (1, 2, 3)], merged=without_one)
+    assert result.steps == (Op("put", {"amount": 6}),)
+
+
+@pytest.mark.parametrize("needed", [2, 3])
+def test_steps_are_not_merged_where_that_hides_the_failure(needed):
+    def run(steps):
+        return BUG if len(steps) >= needed and sum(step.args["amount"] for step in steps) == 6 else None
+
+    steps = [Op("put", {"amount": amount}) for amount in (1, 2, 3)]
+    assert len(search(run, steps, merged=without_one).steps) == needed
+
+
 # --- simpler, and surer ------------------------------------------------------------------
 
 

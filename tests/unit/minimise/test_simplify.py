@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, consumes
 
 from colos.chaos.choices import simpler_values
 from colos.chaos.faults import fault_kinds
@@ -33,6 +34,37 @@ def never(_value):
 def simpler(step, faults=(), **strategies):
     rules = {"put": (None, SimpleNamespace(arguments=strategies))}
     return list(Simplifier(rules, faults, TOPOLOGY)(step))
+
+
+# --- one result for two -------------------------------------------------------------------
+
+OPEN = [Op("open", {"of": name}, (f"accounts_{number}",)) for number, name in enumerate("abc")]
+
+
+def merged(*steps, **rules):
+    arguments = {"open": {"of": st.text()}, **rules}
+    declared = {name: (None, SimpleNamespace(arguments=of)) for name, of in arguments.items()}
+    return list(Simplifier(declared, [], TOPOLOGY).merged(steps))
+
+
+def test_an_earlier_result_of_the_same_bundle_does_for_a_later_one():
+    pay = Op("pay", {"two": [Ref("accounts_0"), Ref("accounts_1")]}, (), (Ref("accounts_1"), 3))
+    both = Op("pay", {"two": [Ref("accounts_0"), Ref("accounts_0")]}, (), (Ref("accounts_0"), 3))
+    assert merged(OPEN[0], OPEN[1], pay) == [(OPEN[0], both)]
+    kill = Inject("kill", "f1", "kv")
+    assert [len(each) for each in merged(*OPEN, kill)] == [3, 3, 3]
+    assert merged(OPEN[0], kill) == merged(kill) == merged() == []
+
+
+def test_results_of_other_bundles_and_of_ones_that_are_consumed_are_left_alone():
+    card = Op("order", {}, ("cards_0",))
+    assert merged(OPEN[0], card) == []
+    two = Op("open", {"of": "x"}, ("accounts_1", "accounts_2"))
+    assert merged(OPEN[0], two) == []
+    accounts = Bundle("accounts")
+    assert merged(OPEN[0], OPEN[1], close={"which": accounts}) != []
+    for strategy in (consumes(accounts), st.tuples(st.integers(), consumes(accounts).map(str))):
+        assert merged(OPEN[0], OPEN[1], close={"which": strategy}) == []
 
 
 # --- values ------------------------------------------------------------------------------
