@@ -2,9 +2,10 @@
 
     python benchmarks/failures.py [--trials 20] [--only SUBSTRING]
 
-Each trial draws steps (kills, marks, idle calls) that hold the planted ones in their order, runs them until the promise
-is broken, and has that failure confirmed, minimised and saved.  2 % of all runs break another promise.  *kept*: the
-saved steps still hold the planted ones; *minimal*: they are those and nothing else.
+Each trial draws steps (kills, calls, some of which need what others have made) that hold the planted ones in their
+order, runs them until the promise is broken, and has that failure confirmed, minimised and saved.  2 % of all runs
+break another promise.  *kept*: the saved steps still hold the planted ones; *minimal*: they are those and nothing else
+but what they cannot do without.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import planted_actors
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import Bundle, rule
 from planted_actors import BUGS, NAMES, SUPERVISORS
 
 from colos.chaos import ActorSystem, ChaosMachine, Kill, always
 from colos.chaos.driver import Driver
 from colos.chaos.executor import Executor
 from colos.chaos.sandbox.session import Session
-from colos.chaos.scenario import Inject, Op, Step, load
+from colos.chaos.scenario import Inject, Op, Ref, Step, load
 
 LENGTHS = (10, 20)
+MADE = Bundle("made")
 TRIES_MAX = 200
 
 
@@ -47,6 +49,14 @@ def machine(bug: str) -> type[ChaosMachine]:
         @rule()
         async def mark(self) -> None:
             await (await self.system.whereis("a")).mark()
+
+        @rule(target=MADE)
+        async def make(self) -> int:
+            return 7
+
+        @rule(number=MADE)
+        async def use(self, number: int) -> None:
+            await (await self.system.whereis("a")).use(number)
 
         @rule(number=st.integers(0, 99))
         async def idle(self, number: int) -> None:
@@ -63,19 +73,32 @@ def machine(bug: str) -> type[ChaosMachine]:
     return Planted
 
 
-def step(what: str, rng: random.Random, number: int) -> Step:
-    """One step of a kind."""
+def step(what: str, rng: random.Random, number: int, made: list[str]) -> Step:
+    """One step of a kind; `made` is what those before it have made."""
     if what in NAMES:
         return Inject("kill", f"f{number}", f"*/{what}")
-    return Op("mark") if what == "mark" else Op("idle", {"number": rng.randrange(100)})
+    match what:
+        case "mark":
+            return Op("mark")
+        case "make":
+            return Op("make", {}, (f"made_{number}",))
+        case "use":
+            return Op("use", {"number": Ref(rng.choice(made))})
+    return Op("idle", {"number": rng.randrange(100)})
 
 
 def steps_with(needed: tuple[str, ...], rng: random.Random) -> list[Step]:
     """Steps that hold the needed ones, in their order, among others."""
-    kinds = [rng.choice((*NAMES, "mark", "idle", "idle")) for _ in range(rng.randint(*LENGTHS))]
+    kinds = [rng.choice((*NAMES, "mark", "make", "use", "idle", "idle")) for _ in range(rng.randint(*LENGTHS))]
     for place, what in zip(sorted(rng.sample(range(len(kinds)), len(needed))), needed, strict=True):
         kinds[place] = what
-    return [step(what, rng, number) for number, what in enumerate(kinds)]
+    if "use" in kinds:
+        kinds.insert(rng.randint(0, kinds.index("use")), "make")
+    steps: list[Step] = []
+    for number, what in enumerate(kinds):
+        made = [name for one in steps if isinstance(one, Op) for name in one.results]
+        steps.append(step(what, rng, number, made))
+    return steps
 
 
 def plain(steps: tuple[Step, ...]) -> Iterator[str]:
@@ -83,8 +106,8 @@ def plain(steps: tuple[Step, ...]) -> Iterator[str]:
     for one in steps:
         if isinstance(one, Inject):
             yield str(one.target).rpartition("/")[2]
-        elif isinstance(one, Op) and one.name == "mark":
-            yield "mark"
+        elif isinstance(one, Op) and one.name in ("mark", "use"):
+            yield one.name
 
 
 def holds(needed: tuple[str, ...], steps: tuple[Step, ...]) -> bool:
@@ -118,7 +141,7 @@ def trial(driver: Driver, bug: str, seed: int) -> Trial | None:
             return Trial(False, False, failure.minimising_runs, took_s)
         saved = load(failure.saved)
     kept = saved.violates == "always:sound" and holds(needed, saved.steps)
-    return Trial(kept, kept and len(saved.steps) == len(needed), failure.minimising_runs, took_s)
+    return Trial(kept, kept and len(saved.steps) == len(needed) + ("use" in needed), failure.minimising_runs, took_s)
 
 
 def first_failure(driver: Driver, steps: list[Step]) -> Executor | None:

@@ -21,6 +21,8 @@ BUGS = {
     "fault, op, fault, p = 0.5": (("c", "mark", "b"), 0.5),
     "three faults": (("a", "c", "b"), 1.0),
     "three faults, p = 0.5": (("a", "c", "b"), 0.5),
+    "what an op made": (("b", "use"), 1.0),
+    "what an op made, p = 0.5": (("b", "use"), 0.5),
     "four faults": (("b", "a", "b", "c"), 1.0),
     "four faults, p = 0.5": (("b", "a", "b", "c"), 0.5),
 }
@@ -44,6 +46,10 @@ class Part(Actor):
 
     async def mark(self) -> None:
         self._happened("mark")
+
+    async def use(self, number: int) -> None:
+        del number
+        self._happened("use")
 
     async def broken(self) -> list[str]:
         return [name for name in ("bug", "noise") if os.path.exists(name)]
