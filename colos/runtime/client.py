@@ -21,7 +21,7 @@ from colos.runtime.rundir import ExitRecord, node_directory
 from colos.runtime.supervisor import plan_process
 from colos.runtime.switchboard import Switchboard
 from colos.runtime.trace import TraceEvent
-from colos.runtime.transport import Connection
+from colos.runtime.transport import BrokenConnectionError, Connection
 
 _STOP_S = 30.0
 
@@ -130,7 +130,7 @@ class NodeClient(Management):
                 for frame in await connection.receive():
                     if frame.kind == TRACE:
                         yield TraceEvent(*decode(frame))
-        except EOFError:
+        except (EOFError, BrokenConnectionError):
             return
         finally:
             connection.close()

@@ -387,11 +387,15 @@ class Switchboard:
             if self._over:
                 raise RuntimeFailure(f"{self._over}, and cannot speak to {path!r}")
             directory = self.run_dir if id_ == ROOT_ID else f"{self.run_dir}/actors/{id_}"
-            peer = Peer(self, path, id_, Connection(transport.connect(directory), self._spawn))
-            self._peers[id_] = peer
+            connection = Connection(transport.connect(directory), self._spawn)
             if self.own is not None:
                 who = f"{self.own.node}\0{self.own.path}" if id_ == ROOT_ID else self.own.node
-                peer.connection.post(message.encode(message.IDENT, self.own.id, who.encode()))
+                try:
+                    connection.post(message.encode(message.IDENT, self.own.id, who.encode()))
+                except BrokenConnectionError:  # it died between the kernel's taking us and now
+                    connection.close()
+                    raise ConnectionRefusedError from None
+            peer = self._peers[id_] = Peer(self, path, id_, connection)
             peer.listen()
         return peer
 

@@ -78,15 +78,13 @@ class _Clock(Fault):
     @classmethod
     def unavailable(cls, session: Session) -> tuple[str, str] | None:
         """A libfaketime that works, and a /dev/shm of the sandbox's own."""
-        reason = wallclocks.probe()
-        if reason is not None:
-            return reason, wallclocks.CURE
         if session.tier != NAMESPACES:
             return (
                 "a program that is killed leaves libfaketime's files in /dev/shm, here the host's",
                 wallclocks.BARE_CURE,
             )
-        return None
+        reason = wallclocks.probe()
+        return None if reason is None else (reason, wallclocks.CURE)
 
     @classmethod
     def environment(cls) -> Mapping[str, str]:
@@ -105,7 +103,7 @@ class _Clock(Fault):
         setting = cls.setting(cls.complete(arguments))
         if site.sandbox.tier != NAMESPACES:
             raise FaultUnavailable(cls.kind, "a bare sandbox has no /dev/shm of its own", wallclocks.BARE_CURE)
-        if "FAKETIME_TIMESTAMP_FILE" not in dict(site.sandbox.place.extra):
+        if not wallclocks.is_loaded(dict(site.sandbox.place.extra)):
             cure = f"declare {cls.__name__} in the machine's faults"
             raise FaultUnavailable(cls.kind, "the system was started without libfaketime", cure)
         return _Faked(site.sandbox, setting)

@@ -29,11 +29,13 @@ __all__ = [
     "BARE_CURE",
     "CURE",
     "FILE",
+    "LEFT_BEHIND",
     "Face",
     "Fake",
     "Reading",
     "Setting",
     "environment",
+    "is_loaded",
     "library",
     "probe",
     "skew_of",
@@ -42,6 +44,9 @@ __all__ = [
 
 #: Where the wrong time stands, as the system sees it.
 FILE = "{run}/.faketime"
+LEFT_BEHIND = ("faketime_shm_", "sem.faketime_sem_")
+"""How the files begin that a program with libfaketime leaves in /dev/shm when a signal ends it; its pid follows."""
+_SET = "FAKETIME_TIMESTAMP_FILE"
 CURE = (
     "pip install libfaketime, or apt install libfaketime (0.9.11 or newer), or COLOS_LIBFAKETIME=/path/libfaketime.so.1"
 )
@@ -128,7 +133,7 @@ def environment() -> dict[str, str]:
     before = os.environ.get("LD_PRELOAD")
     return {
         "LD_PRELOAD": f"{path}:{before}" if before else path,
-        "FAKETIME_TIMESTAMP_FILE": FILE,
+        _SET: FILE,
         "FAKETIME_NO_CACHE": "1",  # else a change is seen ten seconds later
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_FMT": "%s",
@@ -136,10 +141,15 @@ def environment() -> dict[str, str]:
     }
 
 
+def is_loaded(environment: Mapping[str, str]) -> bool:
+    """Whether a program that began with this environment has it, by `environment`."""
+    return _SET in environment
+
+
 @functools.cache
 def _probe(path: str) -> str | None:
     fake = {**environment(), "FAKETIME": "+7000"}
-    fake.pop("FAKETIME_TIMESTAMP_FILE")
+    fake.pop(_SET)
     try:
         skew = skew_of(_read_clocks(fake), time.time() - time.monotonic())
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -169,9 +179,9 @@ def _read_clocks(extra: Mapping[str, str]) -> tuple[float, float]:
             raise
         finally:
             reader.wait()
-            for left in (f"/dev/shm/faketime_shm_{reader.pid}", f"/dev/shm/sem.faketime_sem_{reader.pid}"):
+            for begins in LEFT_BEHIND:
                 try:
-                    os.unlink(left)  # libfaketime's own, which one that was killed leaves behind
+                    os.unlink(f"/dev/shm/{begins}{reader.pid}")
                 except OSError:
                     continue
     if reader.returncode != 0:

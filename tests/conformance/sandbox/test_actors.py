@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,11 @@ def test_quiet_when_a_killed_actor_is_back(ledger: RunningActors) -> None:
 
 
 def sockets_of(pid: int) -> set[str]:
-    links = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
-    return {name for name in links if name.startswith("socket:")}
+    found = set()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile: the process lives
+            found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return {name for name in found if name.startswith("socket:")}
 
 
 def test_the_node_inherits_nothing_of_the_harness(ledger: RunningActors) -> None:

@@ -226,6 +226,40 @@ async def test_being_watched_changes_no_call() -> None:
         watcher.close()
 
 
+async def speak(ref: ActorRef, how: str) -> None:
+    if how == "cast_nowait":
+        ref.cast_nowait("echo", 1)
+    else:
+        await getattr(ref, how)("echo", 1)
+
+
+@pytest.mark.parametrize("how", ["call", "cast", "cast_nowait"])
+async def test_who_dies_while_a_connection_is_made_is_known_to_be_dead(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The kernel connects us to whoever listens; that one may be gone before the first frame."""
+    connect = transport.connect
+
+    def too_late(directory: str) -> Any:
+        connected = connect(directory)
+        if directory == place:
+            listening.close()
+        return connected
+
+    async with scene() as made:
+        place = f"{made.run_dir}/actors/8"
+        os.makedirs(place)
+        listening = transport.listen(place)
+        board = Switchboard(made.run_dir, made.tasks.start_soon, own=ActorRef("x/y", 9, made.run_dir))
+        made.root.answers["reason"] = "killed"
+        with monkeypatch.context() as patched:
+            patched.setattr(transport, "connect", too_late)
+            with pytest.raises(NoSuchActor):
+                await speak(board.ref("a/b", 8), how)
+        assert 8 not in board._peers
+        hang_up(board)
+
+
 # --- deadlines ---------------------------------------------------------------------------
 
 
