@@ -15,6 +15,9 @@ def stop(*_):
 
 
 def spin():
+    # Taken by this thread, it would not wake the other, where Python calls the handler (the kernel takes another
+    # thread than the first one where that has a signal to see to, such as the SIGCONT at a starvation's end).
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while True:
         pass
 
