@@ -146,7 +146,7 @@ def test_it_is_the_largest_of_those_that_match(agent: Agent) -> None:
     eventually(lambda: _resident(big.pid) >= 32 * MIB, "it is big")
     assert "small" in (agent.inject("oom-kill-lookalike", "agent/small").fired() or "")
     assert state_of(big) in ("R", "S")
-    assert gone(small) or state_of(small) == "Z"
+    assert state_of(small) in ("Z", "X") or gone(small)
 
 
 def test_whoever_the_kernel_would_spare_is_spared(agent: Agent) -> None:
