@@ -7,6 +7,7 @@ the others are readers and run beside each other.  The lock is the user's, and e
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ def turn(
     with ExitStack() as held:
         try:
             for path in (host, gate):
-                path.touch(0o600)
+                os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             # Who waits for the host stands in the gate: a stream of readers could keep a writer waiting for ever.
             with locked(gate, within_s, waiting=waiting) as first:
                 has = first and held.enter_context(locked(host, within_s, shared=not alone, waiting=waiting))

@@ -25,7 +25,7 @@ def locked(
     That is so when others still hold it after `within_s` seconds, and on a file system that cannot
     lock it, such as some NFS.  `waiting` is called again and again meanwhile.  Raises `OSError`.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, within_s, waiting)
     finally:

@@ -463,6 +463,12 @@ def test_whoever_saves_waits_for_another_and_then_judges_by_what_is_there(tmp_pa
     assert identity(load(path)) == identity(better)
 
 
+def test_a_folder_may_be_a_link_to_one(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "scenarios").symlink_to(tmp_path / "real")
+    assert load(save(LEDGER, tmp_path / "scenarios")) == LEDGER
+
+
 def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     def no_links(*_args):
         raise OSError(errno.EPERM, "no links here")
