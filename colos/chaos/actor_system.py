@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Self, overload
+from typing import Any
 
 from colos.chaos.fault import matches
 from colos.chaos.sandbox.handle import Sandbox, Target
@@ -41,7 +41,7 @@ class _NodeProgram:
         return serve(supervisor, place.run, backend=self.backend, ready=ready)
 
 
-class ActorSystem(Declaration):
+class ActorSystem(Declaration["RunningActors"]):
     """A node of actors under one supervisor.  `backend` is what the actors' loops run on.
 
     `host_bound` is for actors that listen on a port: where sandboxes share the host's network, such a
@@ -62,15 +62,6 @@ class ActorSystem(Declaration):
 
     def __repr__(self) -> str:
         return f"ActorSystem({self.supervisor.__qualname__})"
-
-    @overload
-    def __get__(self, machine: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, machine: object, owner: type) -> RunningActors: ...
-    def __get__(self, machine: object, owner: type) -> Self | RunningActors:
-        if machine is None:
-            return self
-        raise self.not_running()
 
     def topology(self) -> tuple[str, ...]:
         """The supervisor's children."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Self, overload
+from typing import Any
 
 import anyio.to_thread
 
@@ -46,7 +46,7 @@ class _CommandProgram:
             return 127  # as a shell says it
 
 
-class CommandSystem(Declaration):
+class CommandSystem(Declaration["RunningCommand"]):
     """Any program, without an actor in it.
 
     `argv` and `env` may use ``{data}``, ``{run}``, ``{home}`` and ``{tmp}``; the program starts in
@@ -85,15 +85,6 @@ class CommandSystem(Declaration):
 
     def __repr__(self) -> str:
         return f"CommandSystem({' '.join(self.argv)})"
-
-    @overload
-    def __get__(self, machine: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, machine: object, owner: type) -> RunningCommand: ...
-    def __get__(self, machine: object, owner: type) -> Self | RunningCommand:
-        if machine is None:
-            return self
-        raise self.not_running()
 
     def topology(self) -> tuple[str, ...]:
         """The program; the pattern ``NAME/*`` means whatever it has forked."""

@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_checkable
 
 from colos.chaos.sandbox.handle import Sandbox, Target
 from colos.chaos.sandbox.spec import Program
 from colos.errors import StartFailed
 
 __all__ = ["Declaration", "Running", "RunningSystem", "System", "exit_text"]
+
+_R = TypeVar("_R")
 
 
 class RunningSystem(Protocol):
@@ -92,7 +94,7 @@ class System(Protocol):
         ...
 
 
-class Declaration:
+class Declaration(Generic[_R]):
     """A system on a machine's class: there it is itself; on an instance, the running one.
 
     The executor puts the running system into the instance, where Python finds it first.
@@ -105,9 +107,14 @@ class Declaration:
         """As its author says."""
         return self._host_bound
 
-    def not_running(self) -> RuntimeError:
-        """What reading it on an instance raises before it runs."""
-        return RuntimeError("self.system runs from the first step on; in __init__ there is none yet")
+    @overload
+    def __get__(self, machine: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, machine: object, owner: type) -> _R: ...
+    def __get__(self, machine: object, owner: type) -> Self | _R:
+        if machine is None:
+            return self
+        raise RuntimeError("self.system runs from the first step on; in __init__ there is none yet")
 
 
 class Running:

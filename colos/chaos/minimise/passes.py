@@ -39,8 +39,8 @@ def drop_steps(problem: Problem) -> None:
     speaks about many steps, and the next one may ask about others.  A failure drops them all.
     """
     problem.phase = "drop steps"
-    needed = _at_first(problem.best)
-    while (chunk := _next_chunk(needed, goes := _goes_with(problem))) is not None:
+    needed, goes = _at_first(problem.best), _goes_with(problem)
+    while (chunk := _next_chunk(needed, goes)) is not None:
         problem.runs_left = _estimate(needed, goes, problem.rate)
         trial = _without(problem, chunk)
         if trial.rejected or (len(chunk) == 1 and _is_hopeless(problem, trial)):
@@ -52,6 +52,7 @@ def drop_steps(problem: Problem) -> None:
         if outcome:
             needed = _left(needed, problem.best, trial.steps)
             problem.accept(trial)
+            goes = _goes_with(problem)
         elif outcome is False:
             needed = _after_pass(problem, trial, chunk, needed, goes)
 
